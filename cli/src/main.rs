@@ -1,0 +1,2 @@
+//! The `girok` command.
+fn main() {}
