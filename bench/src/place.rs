@@ -1,0 +1,62 @@
+//! Where the benches write, and how long they may take.
+//!
+//! `GIROK_BENCH_DIR` names the directory; without it the build directory is used, because `/tmp` is memory on many
+//! machines and a sync into memory measures nothing. `GIROK_BENCH_SMOKE=1` makes every bench small enough to run in
+//! seconds, which proves its answers and nothing about speed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Whether only the answers are to be proved.
+pub fn smoke() -> bool {
+    std::env::var_os("GIROK_BENCH_SMOKE").is_some_and(|v| !v.is_empty() && v != "0")
+}
+
+/// The full size, or the small one in a smoke run.
+pub fn sized<T>(full: T, small: T) -> T {
+    if smoke() { small } else { full }
+}
+
+/// A fresh directory that goes away with its guard.
+///
+/// # Panics
+/// If it cannot be made; a bench has nowhere else to go.
+pub fn directory() -> tempfile::TempDir {
+    let parent = std::env::var_os("GIROK_BENCH_DIR")
+        .or_else(|| std::env::var_os("CARGO_TARGET_DIR"))
+        .map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    fs::create_dir_all(&parent)
+        .and_then(|()| tempfile::Builder::new().prefix("girok-bench-").tempdir_in(&parent))
+        .unwrap_or_else(|e| panic!("{}: {e}; set GIROK_BENCH_DIR to a writable directory", parent.display()))
+}
+
+/// Touches `bytes` of memory and as much page cache, and gives both back.
+///
+/// A virtual machine that touches a page of its memory for the first time pays about ten times what a later touch
+/// costs, because the host has to find the page. Without this the first thing measured is always the slowest.
+pub fn warm(dir: &Path, bytes: usize) -> io::Result<()> {
+    let chunk = vec![0xa5u8; 1 << 20];
+    let mut memory: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..bytes >> 20 {
+        memory.push(chunk.clone());
+    }
+    drop(std::hint::black_box(memory));
+    let path = dir.join("warm");
+    let mut file = File::create(&path)?;
+    for _ in 0..bytes >> 20 {
+        file.write_all(&chunk)?;
+    }
+    drop(file);
+    fs::remove_file(path)
+}
+
+/// Bytes written to the device that holds `dir`, by anybody, since the machine started. `None` where the kernel does
+/// not say (a network or memory file system).
+pub fn device_bytes_written(dir: &Path) -> Option<u64> {
+    let device = fs::metadata(dir).ok()?.dev();
+    let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+    // The seventh field is sectors written, of 512 bytes whatever the device's own size is.
+    fs::read_to_string(path).ok()?.split_ascii_whitespace().nth(6)?.parse::<u64>().ok().map(|s| s * 512)
+}
