@@ -50,7 +50,8 @@ impl Rounds {
 
     /// The median over rounds of `way / other`.
     pub fn ratio(&self, way: &str, other: &str) -> f64 {
-        let ratios: Vec<f64> = self.figures(way).iter().zip(self.figures(other)).map(|(a, b)| a / b).collect();
+        let ratios: Vec<f64> =
+            self.figures(way).iter().zip(self.figures(other)).map(|(a, b)| a / b).collect();
         median(&ratios)
     }
 

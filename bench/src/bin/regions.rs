@@ -374,7 +374,9 @@ fn zeros_ahead(dir: &Path) -> io::Result<()> {
             bytes >> 10,
             total >> 20
         );
-        println!("| blocks prepared by | appends/s | p50 µs | p99 | p99.9 | max | waits | against the first row |");
+        println!(
+            "| blocks prepared by | appends/s | p50 µs | p99 | p99.9 | max | waits | against the first row |"
+        );
         println!("|---|--:|--:|--:|--:|--:|--:|--:|");
         for (n, ahead) in ways.iter().enumerate() {
             let t = &times[n];
@@ -520,7 +522,9 @@ fn growth(dir: &Path) -> io::Result<()> {
         }
     }
     println!("\n### `fallocate` of a {} MiB segment, by step\n", total >> 20);
-    println!("| step | calls | ms in all | longest call, µs | 4 KiB pwrite + fdatasync right after a step, µs |");
+    println!(
+        "| step | calls | ms in all | longest call, µs | 4 KiB pwrite + fdatasync right after a step, µs |"
+    );
     println!("|---|--:|--:|--:|--:|");
     for (n, (name, ..)) in ways.iter().enumerate() {
         println!(
@@ -534,7 +538,10 @@ fn growth(dir: &Path) -> io::Result<()> {
     // FALLOC_FL_WRITE_ZEROES (Linux 6.17) would make blocks count as written without writing them.
     let file = File::create(dir.join("probe"))?;
     let asked = rustix::fs::fallocate(&file, FallocateFlags::from_bits_retain(0x80), 0, MIB as u64);
-    println!("\nFALLOC_FL_WRITE_ZEROES: {}", asked.map_or_else(|e| format!("refused ({e})"), |()| "works".into()));
+    println!(
+        "\nFALLOC_FL_WRITE_ZEROES: {}",
+        asked.map_or_else(|e| format!("refused ({e})"), |()| "works".into())
+    );
     drop(file);
     empty(dir)
 }
@@ -559,12 +566,16 @@ impl Into {
         match self {
             Into::Fresh => "mapped, reserved blocks".into(),
             Into::Prefaulted { ahead } => format!("mapped, helper faults {} MiB ahead", ahead >> 20),
-            Into::ZeroedAhead { piece } => format!("mapped, helper writes zeros in {} KiB pieces", piece >> 10),
+            Into::ZeroedAhead { piece } => {
+                format!("mapped, helper writes zeros in {} KiB pieces", piece >> 10)
+            }
             Into::Zeroed { piece } => format!("mapped, all zeroed before in {} KiB pieces", piece >> 10),
             Into::Recycled { piece } => {
                 format!("mapped, recycled, mapping kept, first filled in {} KiB pieces", piece >> 10)
             }
-            Into::Buffered { piece } => format!("written: 8 MiB buffer, pwrite of {} KiB by a thread", piece >> 10),
+            Into::Buffered { piece } => {
+                format!("written: 8 MiB buffer, pwrite of {} KiB by a thread", piece >> 10)
+            }
             Into::Calls => "pwrite per batch".into(),
             Into::Heap => "plain memory (8 MiB, again and again)".into(),
         }
