@@ -1,0 +1,5 @@
+//! What the coordinator promises, one module per promise; `support` holds the naive things the promises are held
+//! against.
+
+mod golden;
+mod support;
