@@ -17,6 +17,7 @@ use std::io;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 mod memory;
 #[cfg(feature = "io-uring")]
@@ -24,7 +25,7 @@ mod ring;
 mod system;
 
 pub use memory::MemoryDisk;
-pub use system::SystemDisk;
+pub use system::{RingUse, SystemDisk, SystemDiskOptions};
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,37 @@ pub struct Counters {
     pub read_bytes: u64,
 }
 
+/// The counters while they are counting; a disk shares one with its files.
+#[derive(Debug, Default)]
+struct Tally {
+    syncs: AtomicU64,
+    dir_syncs: AtomicU64,
+    #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+    ring_submissions: AtomicU64,
+    #[cfg_attr(not(feature = "io-uring"), allow(dead_code))]
+    ring_syncs: AtomicU64,
+    written_bytes: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
+impl Tally {
+    fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn counters(&self) -> Counters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            syncs: read(&self.syncs),
+            dir_syncs: read(&self.dir_syncs),
+            ring_submissions: read(&self.ring_submissions),
+            ring_syncs: read(&self.ring_syncs),
+            written_bytes: read(&self.written_bytes),
+            read_bytes: read(&self.read_bytes),
+        }
+    }
+}
+
 /// Keeps a directory ours. Dropping it lets go.
 pub trait DirLock: Send + Sync + fmt::Debug {}
 
@@ -112,6 +144,16 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Syncs many files, in one submission where the machine can. One result each, in order.
     fn sync_many(&self, files: &[&dyn File]) -> Vec<io::Result<()>>;
+    /// Writes all of `from` at `at` and syncs the file, as one linked submission where the machine can.
+    fn write_and_sync(&self, file: &dyn File, from: &[u8], at: u64) -> io::Result<()> {
+        write_all_at(file, from, at)?;
+        file.sync()
+    }
+    /// [`File::allocate`] for many files, in one submission where the machine can: (file, from, length in bytes).
+    /// One result each, in order.
+    fn allocate_many(&self, wanted: &[(&dyn File, u64, u64)]) -> Vec<io::Result<()>> {
+        wanted.iter().map(|(file, at, len)| file.allocate(*at, *len)).collect()
+    }
     /// Takes the lock file at `path`, writing `holder` into it. `Held` tells what the present holder wrote.
     fn lock(&self, path: &Path, holder: &str) -> Result<Box<dyn DirLock>, LockError>;
     /// Whether files below `dir` may be written through a shared mapping: only where allocated blocks are really
