@@ -1,0 +1,270 @@
+//! Makes batches: records go in one at a time, a batch that may be appended comes out.
+//!
+//! A builder is meant to be kept. Its buffers stay, so a producer that sends batch after batch allocates nothing once
+//! it is warm. Records are encoded as they come; compression and the checksum happen once, at the end.
+
+use super::codec::Codec;
+use super::header::{Attributes, HEADER_BYTES, Header};
+use super::valid::{self, ValidBatch};
+use super::varint::{self, Run};
+use crate::error::{Error, Result};
+use crate::types::{Offset, Timestamp};
+
+/// A batch in the making.
+///
+/// ```
+/// use girok_engine::Timestamp;
+/// use girok_engine::batch::{BatchBuilder, Codec};
+/// let mut builder = BatchBuilder::new(Codec::None);
+/// for n in 0..3 {
+///     builder.append(Timestamp::from_millis(n), None, Some(b"value"), &[])?;
+/// }
+/// let batch = builder.finish()?;
+/// assert_eq!(batch.header().record_count, 3);
+/// builder.clear(); // and on to the next
+/// # Ok::<(), girok_engine::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchBuilder {
+    codec: Codec,
+    /// The encoded records.
+    plain: Vec<u8>,
+    /// The largest timestamp so far, the first one, how many there are, and what the setters set.
+    header: Header,
+}
+
+/// A header that says nothing yet.
+const FRESH: Header = Header {
+    base_offset: Offset::ZERO,
+    batch_length: 0,
+    partition_leader_epoch: -1,
+    crc: 0,
+    attributes: Attributes(0),
+    last_offset_delta: 0,
+    base_timestamp: Timestamp::NONE,
+    max_timestamp: Timestamp::NONE,
+    producer_id: -1,
+    producer_epoch: -1,
+    base_sequence: -1,
+    record_count: 0,
+};
+
+impl BatchBuilder {
+    /// A builder for batches compressed with `codec`. [`finish`](Self::finish) fails if this build leaves it out.
+    pub fn new(codec: Codec) -> Self {
+        BatchBuilder { codec, plain: Vec::new(), header: FRESH }
+    }
+
+    /// How the batches are compressed.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Adds a record. Its offset is the next in the batch.
+    ///
+    /// Fails, and changes nothing, if the timestamp is negative (but for [`Timestamp::NONE`]) or the batch would
+    /// reach 2 GiB.
+    #[inline]
+    pub fn append(
+        &mut self,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<()> {
+        let count = self.header.record_count;
+        let base = if count == 0 { timestamp } else { self.header.base_timestamp };
+        let timestamp_delta = timestamp.as_millis().wrapping_sub(base.as_millis());
+        let len = record_len(timestamp_delta, count, key, value, headers);
+        if timestamp < Timestamp::NONE || self.plain.len() + len > BATCH_BODY_MAX {
+            return Err(self.refuse(timestamp, len));
+        }
+        self.plain.reserve(len + 5);
+
+        let mut run = Run::default();
+        run.put(len as i64);
+        run.byte(0);
+        run.put(timestamp_delta);
+        run.put(count as i64);
+        run.put(key.map_or(-1, |key| key.len() as i64));
+        self.plain.extend_from_slice(run.as_slice());
+        self.plain.extend_from_slice(key.unwrap_or_default());
+        self.put(value.map_or(-1, |value| value.len() as i64));
+        self.plain.extend_from_slice(value.unwrap_or_default());
+        self.put(headers.len() as i64);
+        for (key, value) in headers {
+            self.put(key.len() as i64);
+            self.plain.extend_from_slice(key.as_bytes());
+            self.put(value.map_or(-1, |value| value.len() as i64));
+            self.plain.extend_from_slice(value.unwrap_or_default());
+        }
+
+        let header = &mut self.header;
+        header.base_timestamp = base;
+        header.max_timestamp = header.max_timestamp.max(timestamp);
+        header.record_count = count + 1;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn put(&mut self, value: i64) {
+        let mut run = Run::default();
+        run.put(value);
+        self.plain.extend_from_slice(run.as_slice());
+    }
+
+    #[cold]
+    fn refuse(&self, timestamp: Timestamp, len: usize) -> Error {
+        if timestamp < Timestamp::NONE {
+            return Error::invalid(
+                "record timestamp",
+                "milliseconds since 1970, or -1 for none",
+                timestamp,
+                "stamp the record with the time of the event, or with the clock",
+            );
+        }
+        Error::invalid(
+            "record",
+            format!("a batch of at most {BATCH_BODY_MAX} bytes of records"),
+            format_args!("{} bytes and a record of {len}", self.plain.len()),
+            "finish the batch before, or make the record smaller",
+        )
+    }
+
+    /// How many bytes such a record would add if it were appended now, before compression. For callers who mind
+    /// `batch_size` or `max.message.bytes`.
+    pub fn record_bytes(
+        &self,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> usize {
+        let base = if self.is_empty() { timestamp } else { self.header.base_timestamp };
+        let delta = timestamp.as_millis().wrapping_sub(base.as_millis());
+        let len = record_len(delta, self.header.record_count, key, value, headers);
+        varint::len(len as i64) + len
+    }
+
+    /// How many records are in it.
+    pub fn len(&self) -> usize {
+        self.header.record_count as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.header.record_count == 0
+    }
+
+    /// Bytes of the batch if it were finished now, header included, before compression.
+    pub fn estimated_bytes(&self) -> usize {
+        HEADER_BYTES + self.plain.len()
+    }
+
+    /// Forgets the records, keeps the buffers, the codec and what the setters set.
+    pub fn clear(&mut self) {
+        self.plain.clear();
+        let set = self.header;
+        self.header = Header {
+            base_offset: set.base_offset,
+            partition_leader_epoch: set.partition_leader_epoch,
+            attributes: set.attributes,
+            producer_id: set.producer_id,
+            producer_epoch: set.producer_epoch,
+            base_sequence: set.base_sequence,
+            ..FRESH
+        };
+    }
+
+    /// Stands for offsets from `base` on instead of 0. A log that appends the batch overwrites it; this is for
+    /// batches that are kept elsewhere.
+    pub fn set_base_offset(&mut self, base: Offset) {
+        self.header.base_offset = base;
+    }
+
+    /// The leader epoch; −1 unless set. A log that appends the batch overwrites it.
+    pub fn set_leader_epoch(&mut self, epoch: i32) {
+        self.header.partition_leader_epoch = epoch;
+    }
+
+    /// The idempotent producer's id, epoch and first sequence number; all −1 unless set. Batches that have them can
+    /// be [encoded](Self::encode_into) but, in this version, not appended.
+    pub fn set_producer(&mut self, id: i64, epoch: i16, base_sequence: i32) {
+        self.header.producer_id = id;
+        self.header.producer_epoch = epoch;
+        self.header.base_sequence = base_sequence;
+    }
+
+    /// Marks the batch as part of a transaction, or as Kafka's own marker. Such batches can be
+    /// [encoded](Self::encode_into) but, in this version, not appended.
+    pub fn set_kind(&mut self, transactional: bool, control: bool) {
+        self.header.attributes =
+            self.header.attributes.with_transactional(transactional).with_control(control);
+    }
+
+    /// Compresses and checksums: a batch that may be appended. The builder keeps its records until
+    /// [`clear`](Self::clear).
+    ///
+    /// Fails if there are no records, if this build leaves the codec out, or if a setter made it a kind of batch that
+    /// cannot be appended.
+    pub fn finish(&mut self) -> Result<ValidBatch<'_>> {
+        valid::refuse_by_name(&self.header)?;
+        let (header, head, body) = self.seal()?;
+        Ok(ValidBatch::trusted(header, head, body))
+    }
+
+    /// The same as bytes behind those that `into` holds, whatever the setters made it: for files of one's own, and
+    /// for tests.
+    pub fn encode_into(&mut self, into: &mut Vec<u8>) -> Result<()> {
+        let (_, head, body) = self.seal()?;
+        into.extend_from_slice(&head);
+        into.extend_from_slice(body);
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(Header, [u8; HEADER_BYTES], &[u8])> {
+        if self.is_empty() {
+            return Err(Error::invalid(
+                "batch",
+                "at least one record",
+                "none",
+                "append records before finishing",
+            ));
+        }
+        let body = match self.codec {
+            Codec::None => &self.plain[..],
+            codec => return Err(valid::feature_missing(codec.name())),
+        };
+        let mut header = self.header;
+        header.attributes = header.attributes.with_codec(self.codec);
+        header.last_offset_delta = header.record_count - 1;
+        let head = header.seal(body);
+        Ok((header, head, body))
+    }
+}
+
+/// Records of one batch take at most this many bytes, so that the batch's length fits Kafka's `i32` with room for
+/// what a codec adds to what it cannot compress.
+const BATCH_BODY_MAX: usize = i32::MAX as usize / 4 * 3;
+
+/// The length that stands in front of a record.
+#[inline(always)]
+fn record_len(
+    timestamp_delta: i64,
+    offset_delta: i32,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[(&str, Option<&[u8]>)],
+) -> usize {
+    let bytes = |bytes: Option<&[u8]>| bytes.map_or(1, |bytes| varint::len(bytes.len() as i64) + bytes.len());
+    let mut len = 1
+        + varint::len(timestamp_delta)
+        + varint::len(offset_delta as i64)
+        + bytes(key)
+        + bytes(value)
+        + varint::len(headers.len() as i64);
+    for (key, value) in headers {
+        len += varint::len(key.len() as i64) + key.len() + bytes(*value);
+    }
+    len
+}
