@@ -9,9 +9,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Whether only the answers are to be proved.
+/// Whether only the answers are to be proved: asked for by the environment, or by `cargo bench -- --test`.
 pub fn smoke() -> bool {
     std::env::var_os("GIROK_BENCH_SMOKE").is_some_and(|v| !v.is_empty() && v != "0")
+        || std::env::args().any(|argument| argument == "--test")
 }
 
 /// The full size, or the small one in a smoke run.
