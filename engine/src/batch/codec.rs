@@ -4,11 +4,13 @@
 //! it and hands it on; only its records are out of reach, and the error names the feature.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::Batch;
 use super::header::Flaw;
 use crate::error::Error;
+use crate::types::{Offset, TopicPartition};
 
 /// How the records of a batch are compressed, by Kafka's ids and names.
 ///
@@ -117,6 +119,30 @@ pub enum CodecError {
         "the batch is compressed with {0}, which this build leaves out; build girok with the feature \"{0}\""
     )]
     FeatureMissing(&'static str),
+}
+
+impl CodecError {
+    /// The engine's error for a stored batch: which partition, offset, file and byte.
+    pub fn at(self, partition: &TopicPartition, offset: Offset, path: &Path, position: u64) -> Error {
+        match self {
+            CodecError::Flaw(flaw) => Error::corrupt(
+                path,
+                position + flaw.at as u64,
+                flaw.expected,
+                flaw.found,
+                format!("the other batches of {partition} are not affected; seek past offset {offset}"),
+            ),
+            CodecError::TooLarge { max } => Error::invalid(
+                format!("batch of {partition} at offset {offset}"),
+                format!("at most {max} bytes when decompressed"),
+                "more",
+                "raise the limit for decompressed batches if it is not a bomb, or seek past it",
+            ),
+            CodecError::FeatureMissing(feature) => {
+                Error::FeatureMissing { partition: partition.clone(), offset, feature }
+            }
+        }
+    }
 }
 
 /// Puts an uncompressed image of `batch` into `into`: the header without its codec, length and checksum made to

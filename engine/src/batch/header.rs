@@ -121,6 +121,12 @@ impl Attributes {
         Codec::from_id(id as u8).ok_or_else(|| Flaw::new(CRC_FROM, "a codec id of 0 to 4", id))
     }
 
+    /// Whether there is a codec id other than 0, known or not.
+    #[inline]
+    pub fn is_compressed(self) -> bool {
+        self.0 & Self::CODEC != 0
+    }
+
     /// Who stamped the records.
     #[inline]
     pub fn timestamp_type(self) -> TimestampType {
@@ -244,7 +250,6 @@ impl Header {
         };
         let body = header.batch_length as i64 - (HEADER_BYTES - LENGTH_FROM) as i64;
         let records = header.record_count as i64;
-        let uncompressed = header.attributes.0 & Attributes::CODEC == 0;
         let sane = b[16] == 2
             && body >= 0
             && header.batch_length <= i32::MAX - LENGTH_FROM as i32
@@ -253,7 +258,7 @@ impl Header {
             && header.base_offset.get() < i64::MAX - header.last_offset_delta as i64
             && records >= 0
             && records <= header.last_offset_delta as i64 + 1
-            && (!uncompressed || records * RECORD_BYTES_MIN as i64 <= body);
+            && (header.attributes.is_compressed() || records * RECORD_BYTES_MIN as i64 <= body);
         if sane { Ok(header) } else { Err(header.flaw(b[16])) }
     }
 
@@ -293,7 +298,7 @@ impl Header {
             );
         }
         let most = match (self.last_offset_delta as i64 + 1, self.batch_length as i64 - least as i64) {
-            (offsets, body) if self.attributes.0 & Attributes::CODEC == 0 => {
+            (offsets, body) if !self.attributes.is_compressed() => {
                 offsets.min(body / RECORD_BYTES_MIN as i64)
             }
             (offsets, _) => offsets,
@@ -351,6 +356,12 @@ impl Header {
     #[inline]
     pub fn codec(&self) -> Result<Codec, Flaw> {
         self.attributes.codec()
+    }
+
+    /// Whether the records must be decompressed first, by whatever codec.
+    #[inline]
+    pub fn is_compressed(&self) -> bool {
+        self.attributes.is_compressed()
     }
 
     /// Whether the batch holds a marker of Kafka's own, which is never delivered.
