@@ -3,7 +3,7 @@
 //! A builder is meant to be kept. Its buffers stay, so a producer that sends batch after batch allocates nothing once
 //! it is warm. Records are encoded as they come; compression and the checksum happen once, at the end.
 
-use super::codec::Codec;
+use super::codec::{Codec, Packer};
 use super::header::{Attributes, HEADER_BYTES, Header};
 use super::valid::{self, ValidBatch};
 use super::varint::{self, Run};
@@ -26,7 +26,7 @@ use crate::types::{Offset, Timestamp};
 /// ```
 #[derive(Debug)]
 pub struct BatchBuilder {
-    codec: Codec,
+    packer: Packer,
     /// The encoded records.
     plain: Vec<u8>,
     /// The largest timestamp so far, the first one, how many there are, and what the setters set.
@@ -52,12 +52,17 @@ const FRESH: Header = Header {
 impl BatchBuilder {
     /// A builder for batches compressed with `codec`. [`finish`](Self::finish) fails if this build leaves it out.
     pub fn new(codec: Codec) -> Self {
-        BatchBuilder { codec, plain: Vec::new(), header: FRESH }
+        BatchBuilder { packer: Packer::new(codec), plain: Vec::new(), header: FRESH }
+    }
+
+    /// The same with a compression level: 1 to 9 for gzip, −131072 to 22 for zstd. The other codecs have none.
+    pub fn with_level(codec: Codec, level: i32) -> Result<Self> {
+        Ok(BatchBuilder { packer: Packer::with_level(codec, level)?, plain: Vec::new(), header: FRESH })
     }
 
     /// How the batches are compressed.
     pub fn codec(&self) -> Codec {
-        self.codec
+        self.packer.codec()
     }
 
     /// Adds a record. Its offset is the next in the batch.
@@ -231,12 +236,9 @@ impl BatchBuilder {
                 "append records before finishing",
             ));
         }
-        let body = match self.codec {
-            Codec::None => &self.plain[..],
-            codec => return Err(valid::feature_missing(codec.name())),
-        };
         let mut header = self.header;
-        header.attributes = header.attributes.with_codec(self.codec);
+        header.attributes = header.attributes.with_codec(self.packer.codec());
+        let body = self.packer.pack(&self.plain)?;
         header.last_offset_delta = header.record_count - 1;
         let head = header.seal(body);
         Ok((header, head, body))

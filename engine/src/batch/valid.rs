@@ -91,7 +91,7 @@ impl<'a> ValidBatch<'a> {
             _ => {
                 codec::decompress(&batch, scratch, max_decompressed).map_err(|e| match e {
                     CodecError::Flaw(flaw) => invalid(flaw),
-                    CodecError::FeatureMissing(feature) => feature_missing(feature),
+                    CodecError::FeatureMissing(feature) => codec::feature_missing(feature),
                     CodecError::TooLarge { max } => Error::invalid(
                         "batch",
                         format!("at most {max} bytes when decompressed"),
@@ -165,13 +165,6 @@ pub(crate) fn refuse_by_name(header: &Header) -> Result<()> {
               send plain batches (enable.idempotence=false)"
             .into(),
     })
-}
-
-pub(crate) fn feature_missing(feature: &str) -> Error {
-    Error::Unsupported {
-        what: format!("compression with {feature} in this build"),
-        fix: format!("build girok with the feature \"{feature}\""),
-    }
 }
 
 /// Walks every record and header, and compares them with what the batch's header says.
