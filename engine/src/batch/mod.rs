@@ -2,20 +2,25 @@
 //!
 //! A batch is a [`Header`] of 61 bytes and then records, plain or compressed as one. [`BatchBuilder`] makes one,
 //! [`ValidBatch::check`] judges one that somebody else made; either way a [`ValidBatch`] is what may be appended.
-//! [`Batch`] reads one where it lies, [`decompress`] turns a compressed one into a plain one. Everything here is a pure function of bytes; what is wrong with them is a [`Flaw`], and the
-//! caller, who knows the file, makes an error of it.
+//! [`Batch`] reads one where it lies, [`decompress`] turns a compressed one into a plain one, [`retain`] cuts records
+//! out of one for compaction. Everything here is a pure function of bytes; what is wrong with them is a [`Flaw`], and
+//! the caller, who knows the file, makes an error of it.
 
 mod builder;
 mod codec;
+mod control;
 mod header;
 mod record;
+mod retain;
 mod valid;
 mod varint;
 
 pub use builder::BatchBuilder;
 pub use codec::{Codec, CodecError, decompress};
+pub use control::Control;
 pub use header::{Attributes, Flaw, HEADER_BYTES, Header, TimestampType};
 pub use record::{Headers, Record, RecordHeader, Records};
+pub use retain::{Retained, Scratch, emptied, retain};
 pub use valid::ValidBatch;
 
 use header::CRC_FROM;

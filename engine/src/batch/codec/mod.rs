@@ -347,6 +347,7 @@ fn unpack(codec: Codec, packed: &[u8], out: &mut Unpacked<'_>) -> Result<(), Sto
 /// Compresses, and keeps what the codecs need to do so again: up to a few hundred kilobytes, made when first used.
 pub(super) struct Packer {
     codec: Codec,
+    #[cfg_attr(not(any(feature = "gzip", feature = "zstd")), allow(dead_code))]
     level: Option<i32>,
     packed: Vec<u8>,
     #[cfg(feature = "gzip")]
@@ -413,30 +414,29 @@ impl Packer {
 
     /// The compressed form of `plain`; itself, if the codec is none.
     pub(super) fn pack<'p>(&'p mut self, plain: &'p [u8]) -> Result<&'p [u8], Error> {
-        self.packed.clear();
-        match self.codec {
-            Codec::None => return Ok(plain),
-            #[cfg(feature = "gzip")]
-            Codec::Gzip => gzip::pack(&mut self.gzip, self.level, plain, &mut self.packed),
-            #[cfg(feature = "snappy")]
-            Codec::Snappy => snappy::pack(&mut self.snappy, plain, &mut self.packed),
-            #[cfg(feature = "lz4")]
-            Codec::Lz4 => lz4::pack(&mut self.lz4, plain, &mut self.packed),
-            #[cfg(feature = "zstd")]
-            Codec::Zstd => {
-                zstd::pack(&mut self.zstd, self.level, plain, &mut self.packed).map_err(|found| {
-                    Error::invalid(
-                        "batch",
-                        "records that zstd can compress",
-                        found,
-                        "free some memory, or use lz4",
-                    )
-                })?
-            }
-            #[allow(unreachable_patterns)]
-            missing => return Err(feature_missing(missing.name())),
+        if self.codec == Codec::None {
+            return Ok(plain);
         }
-        Ok(&self.packed)
+        self.packed.clear();
+        let packed = match self.codec {
+            #[cfg(feature = "gzip")]
+            Codec::Gzip => Ok(gzip::pack(&mut self.gzip, self.level, plain, &mut self.packed)),
+            #[cfg(feature = "snappy")]
+            Codec::Snappy => Ok(snappy::pack(&mut self.snappy, plain, &mut self.packed)),
+            #[cfg(feature = "lz4")]
+            Codec::Lz4 => Ok(lz4::pack(&mut self.lz4, plain, &mut self.packed)),
+            #[cfg(feature = "zstd")]
+            Codec::Zstd => zstd::pack(&mut self.zstd, self.level, plain, &mut self.packed).map_err(|found| {
+                Error::invalid(
+                    "batch",
+                    "records that zstd can compress",
+                    found,
+                    "free some memory, or use lz4",
+                )
+            }),
+            missing => Err(feature_missing(missing.name())),
+        };
+        packed.map(|()| &self.packed[..])
     }
 }
 
