@@ -120,6 +120,22 @@ impl Chance for SeededChance {
     }
 }
 
+impl Env {
+    /// This machine: its disk, its clocks, its chance.
+    pub fn system() -> Self {
+        Env {
+            disk: Arc::new(crate::disk::SystemDisk::new()),
+            clock: Arc::new(SystemClock::new()),
+            chance: Arc::new(SeededChance::from_system()),
+        }
+    }
+
+    /// This machine, but a disk in memory that is gone with the process: for tests and throw-away logs.
+    pub fn in_memory() -> Self {
+        Env { disk: Arc::new(crate::disk::MemoryDisk::new()), ..Env::system() }
+    }
+}
+
 /// The three of them, handed to [`Log::open`](crate::Log::open).
 #[derive(Clone, Debug)]
 pub struct Env {

@@ -78,8 +78,10 @@ pub enum Error {
     },
 
     /// No record has that offset, and none will be found by waiting.
-    #[error("offset {requested} is out of range for {partition}: it holds {start} to {end} (the end is the next \
-             offset); seek to an offset in that range, or let auto_offset_reset decide")]
+    #[error(
+        "offset {requested} is out of range for {partition}: it holds {start} to {end} (the end is the next \
+             offset); seek to an offset in that range, or let auto_offset_reset decide"
+    )]
     OffsetOutOfRange {
         /// Where.
         partition: TopicPartition,
@@ -92,7 +94,9 @@ pub enum Error {
     },
 
     /// Bytes on disk fail their checksum or contradict themselves. They are never served as data.
-    #[error("corrupt: {place}: expected {expected}, found {found}; {intact} (see docs/format.md, \"Recovery\")")]
+    #[error(
+        "corrupt: {place}: expected {expected}, found {found}; {intact} (see docs/format.md, \"Recovery\")"
+    )]
     Corrupt {
         /// The file and byte.
         place: Place,
@@ -105,8 +109,10 @@ pub enum Error {
     },
 
     /// A batch is compressed with a codec this build leaves out.
-    #[error("{partition} at offset {offset}: the batch is compressed with {feature}, which this build leaves out; \
-             build girok with the feature \"{feature}\"")]
+    #[error(
+        "{partition} at offset {offset}: the batch is compressed with {feature}, which this build leaves out; \
+             build girok with the feature \"{feature}\""
+    )]
     FeatureMissing {
         /// Where.
         partition: TopicPartition,
@@ -139,8 +145,10 @@ pub enum Error {
     },
 
     /// A sync failed once, so the kernel may have dropped dirty pages: the partition refuses writes.
-    #[error("{partition} is poisoned: a sync failed ({cause}) and the kernel may have dropped what was not on the \
-             medium; reads go on, writes are refused; close the directory, mend the disk and open it again")]
+    #[error(
+        "{partition} is poisoned: a sync failed ({cause}) and the kernel may have dropped what was not on the \
+             medium; reads go on, writes are refused; close the directory, mend the disk and open it again"
+    )]
     Poisoned {
         /// Which.
         partition: TopicPartition,
@@ -253,7 +261,12 @@ impl Error {
         found: impl fmt::Display,
         fix: impl Into<String>,
     ) -> Self {
-        Error::Invalid { what: what.into(), expected: expected.into(), found: found.to_string(), fix: fix.into() }
+        Error::Invalid {
+            what: what.into(),
+            expected: expected.into(),
+            found: found.to_string(),
+            fix: fix.into(),
+        }
     }
 
     /// Bytes that are not what they should be.

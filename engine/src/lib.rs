@@ -13,27 +13,13 @@
 //!
 //! # What it is not
 //! It does not know consumers, groups or committed offsets (that is `girok-coordinator`), and it does not replicate.
-#![warn(clippy::pedantic)]
-#![allow(
-    clippy::missing_errors_doc, // every public function's errors are the one `Error`, told in its own docs
-    clippy::must_use_candidate,
-    clippy::module_name_repetitions,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_possible_wrap,
-    clippy::cast_precision_loss,
-    clippy::cast_lossless,
-    clippy::similar_names,
-    clippy::too_many_lines,
-    clippy::struct_excessive_bools,
-    clippy::doc_markdown
-)]
 
 pub mod batch;
 pub mod disk;
 pub mod wait;
 
 mod checkpoint;
+mod chores;
 mod config;
 mod env;
 mod error;
@@ -44,11 +30,20 @@ mod meta;
 mod partition;
 mod recover;
 mod segment;
+mod slot;
 mod sync;
 mod tail;
 mod types;
 
-pub use config::{CheckCrcs, LogConfig, ReadMode, RegionMode, TopicConfig};
+pub use config::{
+    CheckCrcs, CleanupPolicy, INTERNAL_TOPICS, LogConfig, ReadMode, RegionMode, TimestampType, TopicConfig,
+    check_topic_name, is_internal,
+};
 pub use env::{Chance, Clock, Env, Moment, SeededChance, SystemClock};
+pub use disk::{MemoryDisk, SystemDisk};
 pub use error::{Error, Place, Remedy, Result};
+pub use log::{Log, Stats, TopicDescription};
+pub use partition::{Appended, FetchBounds, Partition, Reader};
+pub use recover::{PartitionReport, RecoveryReport};
+pub use segment::View;
 pub use types::{Durability, Offset, Position, Timestamp, TopicId, TopicPartition};

@@ -113,7 +113,10 @@ thread_local! {
 /// Runs a non-blocking call until it is ready or `timeout` has passed, sleeping in between. `None` is "not in time".
 ///
 /// This is the one place where the engine blocks a thread; the time here is the machine's, never a test's.
-pub fn block_on<T>(timeout: Option<Duration>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+pub fn block_on<T>(
+    timeout: Option<Duration>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Option<T> {
     let deadline = timeout.map(|t| std::time::Instant::now().checked_add(t));
     THREAD_WAKER.with(|waker| {
         let mut context = Context::from_waker(waker);

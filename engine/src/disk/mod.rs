@@ -184,6 +184,11 @@ pub trait File: Send + Sync + fmt::Debug + Any {
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes of address space, shared with the file. `len` may exceed the file's length.
     fn map(&self, len: usize, access: Access) -> io::Result<Map>;
+    /// Faults the pages of `map` in for writing, so that stores there meet no fault later. A hint: does nothing where
+    /// there is no way to.
+    fn populate(&self, _map: &Map, _at: usize, _len: usize) -> io::Result<()> {
+        Ok(())
+    }
     /// How many names it has.
     fn links(&self) -> io::Result<u64>;
     /// For a disk's own `sync_many`, to find its own files again.

@@ -8,7 +8,9 @@ use std::any::Any;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+#[cfg(feature = "io-uring")]
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -400,6 +402,22 @@ impl File for SystemFile {
         // moved into the `Map` as its owner.
         #[allow(unsafe_code)]
         Ok(unsafe { Map::new(ptr, len, Box::new(map)) })
+    }
+
+    fn populate(&self, map: &Map, at: usize, len: usize) -> io::Result<()> {
+        let page = rustix::param::page_size();
+        let (from, to) = (at / page * page, at.saturating_add(len).min(map.len()));
+        if from >= to {
+            return Ok(());
+        }
+        // SAFETY: the range lies inside a live mapping of ours (`map` is borrowed), and faulting pages in changes no
+        // byte of it. Past the file's end the call fails with EFAULT, as it should.
+        #[allow(unsafe_code)]
+        let done = unsafe {
+            let start = map.as_ptr().add(from).cast();
+            rustix::mm::madvise(start, to - from, rustix::mm::Advice::LinuxPopulateWrite)
+        };
+        Ok(done?)
     }
 
     fn links(&self) -> io::Result<u64> {

@@ -1,0 +1,615 @@
+//! What is still true after a crash, exactly.
+//!
+//! Up to the recovery point every byte was synced and known good: a bad batch there is corruption, named and never
+//! skipped. Behind it the log is cut at the last whole valid batch whose base offset is exactly the next one. What is
+//! cut is reported; if a whole valid batch stands behind the cut, the cut bytes are saved beside the segment and the
+//! report says `suspect`. A cut raises the leader epoch. What was kept is synced before anybody reads it.
+//!
+//! ```text
+//!   0                recovery point          cut                end of file
+//!   ├───────────────────────┼─────────────────┼──────────────────────┤
+//!   │ trusted, not read     │ read, kept,     │ zeros: reserved room │  → cut off
+//!   │ (lengths are checked) │ synced          │ else:  cut, reported │  → saved if suspect, cut off
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::batch::{Batch, Header};
+use crate::checkpoint::{PartitionPoint, SegmentPoint};
+use crate::config::TopicConfig;
+use crate::disk::{Access, Disk, Entry, Kind, Open, read_file, replace_file, write_all_at};
+use crate::error::{Error, Result};
+use crate::index::Indexes;
+use crate::kafka_files::{self, Suffix};
+use crate::segment::{Gauges, Segment, file_name};
+use crate::tail::Mark;
+use crate::types::{Offset, TopicPartition};
+
+/// What recovery did to one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionReport {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The next offset after what was kept.
+    pub end: Offset,
+    /// Bytes read to find that out. What lies below the recovery point is not read.
+    pub scanned_bytes: u64,
+    /// Bytes behind the end that were neither kept nor zeros. They are gone, or in [`saved`](Self::saved).
+    pub cut_bytes: u64,
+    /// Whether a whole valid batch stood behind the cut: something in the middle was lost, not just the end.
+    pub suspect: bool,
+    /// Where the cut bytes were put, if they were suspect.
+    pub saved: Vec<PathBuf>,
+    /// The leader epoch from now on; raised if anything was cut.
+    pub leader_epoch: i32,
+}
+
+impl PartitionReport {
+    /// Whether anything was cut.
+    pub fn is_cut(&self) -> bool {
+        self.cut_bytes > 0
+    }
+}
+
+/// What opening a log found and did.
+///
+/// ```
+/// # use girok_engine::*;
+/// let (log, report) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// assert!(report.clean && report.partitions.is_empty());
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryReport {
+    /// The log was closed properly, or is new: nothing was read.
+    pub clean: bool,
+    /// Which open of this directory this is, from 1.
+    pub boot: u64,
+    /// Partitions that had to be looked into.
+    pub partitions: Vec<PartitionReport>,
+    /// Partitions that cannot be used, and why. The others can.
+    pub refused: Vec<(TopicPartition, Error)>,
+    /// What else was found: a damaged checkpoint, leftovers of an interrupted chore, folders that were adopted.
+    pub notes: Vec<String>,
+}
+
+impl RecoveryReport {
+    /// The partitions that lost something.
+    pub fn cut(&self) -> impl Iterator<Item = &PartitionReport> {
+        self.partitions.iter().filter(|report| report.is_cut())
+    }
+}
+
+/// A partition as recovery found it.
+pub(crate) struct Recovered {
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) log_start: Offset,
+    pub(crate) leader_epochs: Vec<(i32, Offset)>,
+    pub(crate) cleaned_to: Offset,
+}
+
+/// Where and how to recover.
+pub(crate) struct Recovery<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) folder: Arc<Path>,
+    pub(crate) name: &'a TopicPartition,
+    pub(crate) config: &'a TopicConfig,
+    pub(crate) gauges: &'a Arc<Gauges>,
+    pub(crate) buffered: bool,
+    /// What is known good. `None`: nothing is.
+    pub(crate) point: Option<&'a PartitionPoint>,
+    /// Kafka's log-start-offset-checkpoint, for a folder that Kafka wrote.
+    pub(crate) adopted_start: Option<Offset>,
+    pub(crate) boot: u64,
+}
+
+/// A segment's file, as the folder lists it.
+struct Found {
+    base: Offset,
+    bytes: u64,
+}
+
+impl Recovery<'_> {
+    /// Recovers the partition, or says why it cannot be used. The report is `None` if nothing had to be read: every
+    /// file is exactly as long as what the point calls known good.
+    pub(crate) fn run(&self, notes: &mut Vec<String>) -> Result<(Recovered, Option<PartitionReport>)> {
+        self.disk.create_dir(&self.folder).map_err(|e| Error::io("creating", &*self.folder, e))?;
+        self.finish_swaps(notes)?;
+        let found = self.find_segments()?;
+        if self.point.is_some_and(|point| self.is_as_left(point, &found)) {
+            return Ok((self.trusted(&found)?, None));
+        }
+        self.scan(&found).map(|(recovered, report)| (recovered, Some(report)))
+    }
+
+    /// Completes or undoes what a compaction or removal left half-done.
+    ///
+    /// A cleaned segment is written as `.cleaned`, becomes `.swap` by one rename once it is whole and synced, and only
+    /// then replaces what it stands for. So `.cleaned` and `.deleted` are rubbish, and `.swap` is the truth.
+    fn finish_swaps(&self, notes: &mut Vec<String>) -> Result<()> {
+        let mut changed = false;
+        let entries = self.entries()?;
+        for entry in &entries {
+            let path = self.folder.join(&entry.name);
+            match kafka_files::segment_file(&entry.name) {
+                Some((_, _, Suffix::Cleaned | Suffix::Deleted)) => {
+                    self.disk.remove(&path).map_err(|e| Error::io("removing", &path, e))?;
+                    notes.push(format!("{}: removed, left over from an interrupted chore", path.display()));
+                    changed = true;
+                }
+                Some((base, ending, Suffix::Swap)) => {
+                    let to = self.folder.join(file_name(base, ending));
+                    if ending == "log" {
+                        self.remove_replaced(&entries, base, &path)?;
+                    }
+                    self.disk.rename(&path, &to).map_err(|e| Error::io("renaming", &path, e))?;
+                    notes.push(format!("{}: put in place, a compaction was interrupted", to.display()));
+                    changed = true;
+                }
+                _ if entry.name.ends_with(".tmp") => {
+                    self.disk.remove(&path).map_err(|e| Error::io("removing", &path, e))?;
+                    changed = true;
+                }
+                _ => {}
+            }
+        }
+        if changed {
+            self.sync_folder()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the segments whose offsets a swapped-in segment covers.
+    fn remove_replaced(&self, entries: &[Entry], base: Offset, swap: &Path) -> Result<()> {
+        let bytes = self.map_whole(swap)?;
+        let mut last = base;
+        for batch in crate::batch::batches(bytes.bytes()) {
+            let batch = batch.map_err(|flaw| {
+                Error::corrupt(swap, flaw.at as u64, flaw.expected, flaw.found, "restore it from a backup")
+            })?;
+            last = batch.header().last_offset();
+        }
+        for entry in entries {
+            if let Some((other, ending, Suffix::None)) = kafka_files::segment_file(&entry.name)
+                && other >= base
+                && (other <= last || other == base)
+            {
+                let path = self.folder.join(file_name(other, ending));
+                self.disk.remove(&path).map_err(|e| Error::io("removing", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>> {
+        self.disk.list(&self.folder).map_err(|e| Error::io("listing", &*self.folder, e))
+    }
+
+    fn sync_folder(&self) -> Result<()> {
+        self.disk.sync_dir(&self.folder).map_err(|e| Error::io("syncing", &*self.folder, e))
+    }
+
+    fn find_segments(&self) -> Result<Vec<Found>> {
+        let mut found: Vec<Found> = self
+            .entries()?
+            .into_iter()
+            .filter(|entry| entry.kind == Kind::File)
+            .filter_map(|entry| match kafka_files::segment_file(&entry.name) {
+                Some((base, "log", Suffix::None)) => Some(Found { base, bytes: entry.len }),
+                _ => None,
+            })
+            .collect();
+        found.sort_by_key(|segment| segment.base);
+        if let Some(long) = found.iter().find(|segment| segment.bytes > i32::MAX as u64) {
+            return Err(Error::corrupt(
+                self.folder.join(file_name(long.base, "log")),
+                i32::MAX as u64,
+                format!("a segment of at most {} bytes", i32::MAX),
+                format!("{} bytes", long.bytes),
+                "no Kafka segment is longer; restore the folder from a backup",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Whether there is nothing to recover: no folder and none expected, or one that is exactly as long as what is
+    /// known good. An open region has room behind its end, so a file that does not has not been appended to since.
+    pub(crate) fn is_untouched(&self) -> Result<bool> {
+        match self.point {
+            None => Ok(!self.disk.is_dir(&self.folder)),
+            Some(point) => {
+                Ok(self.disk.is_dir(&self.folder) && self.is_as_left(point, &self.find_segments()?))
+            }
+        }
+    }
+
+    fn is_as_left(&self, point: &PartitionPoint, found: &[Found]) -> bool {
+        point.segments.len() == found.len()
+            && point.segments.iter().zip(found).all(|(p, f)| p.base == f.base && p.bytes as u64 == f.bytes)
+    }
+
+    fn trusted(&self, found: &[Found]) -> Result<Recovered> {
+        let point = self.point.expect("only a folder with a point is trusted");
+        let last = found.len().saturating_sub(1);
+        let mut segments = Vec::with_capacity(found.len().max(1));
+        for (i, known) in point.segments.iter().enumerate() {
+            segments.push(self.segment(
+                known.base,
+                Mark::new(known.records, known.bytes),
+                0,
+                i < last,
+                Some(known),
+            ));
+        }
+        self.finish(segments, point.log_start, point.leader_epochs.clone(), point.cleaned_to)
+    }
+
+    fn finish(
+        &self,
+        mut segments: Vec<Arc<Segment>>,
+        log_start: Offset,
+        leader_epochs: Vec<(i32, Offset)>,
+        cleaned_to: Offset,
+    ) -> Result<Recovered> {
+        if segments.is_empty() {
+            let path = self.folder.join(file_name(log_start, "log"));
+            self.disk.open(&path, Open::Create).map_err(|e| Error::io("creating", &path, e))?;
+            self.sync_folder()?;
+            segments.push(self.segment(log_start, Mark::default(), 0, false, None));
+            segments[0].named.store(true, std::sync::atomic::Ordering::Release);
+        }
+        let log_start = log_start.max(segments[0].base);
+        Ok(Recovered { segments, log_start, leader_epochs, cleaned_to })
+    }
+
+    fn segment(
+        &self,
+        base: Offset,
+        end: Mark,
+        verified: u32,
+        sealed: bool,
+        known: Option<&SegmentPoint>,
+    ) -> Arc<Segment> {
+        let indexes = known.and_then(|known| self.load_indexes(base, end, known));
+        let saved = indexes.is_some();
+        let indexes = indexes.unwrap_or_else(|| Indexes::new(self.config.index_interval_bytes));
+        let segment = Segment::new(
+            base,
+            self.folder.clone(),
+            self.gauges.clone(),
+            end,
+            verified,
+            indexes,
+            self.buffered,
+        );
+        segment.named.store(true, std::sync::atomic::Ordering::Release);
+        segment.indexes_saved.store(saved, std::sync::atomic::Ordering::Release);
+        if sealed {
+            segment.seal(end);
+        }
+        Arc::new(segment)
+    }
+
+    /// The index files, if they are the ones the checkpoint speaks of. Anything else is drawn again from the log.
+    fn load_indexes(&self, base: Offset, end: Mark, known: &SegmentPoint) -> Option<Indexes> {
+        if !known.indexed || end != Mark::new(known.records, known.bytes) {
+            return None;
+        }
+        let read = |ending: &str, crc: u32| {
+            let path = self.folder.join(file_name(base, ending));
+            let bytes = read_file(self.disk, &path, end.bytes() as u64 + 4096).ok()?;
+            (crc32fast::hash(&bytes) == crc).then_some(bytes)
+        };
+        let offsets = read("index", known.index_crc)?;
+        let times = read("timeindex", known.timeindex_crc)?;
+        Indexes::load(self.config.index_interval_bytes, &offsets, &times, end.bytes(), known.max_timestamp)
+            .ok()
+    }
+
+    fn map_whole(&self, path: &Path) -> Result<Whole> {
+        let file = self.disk.open(path, Open::Read).map_err(|e| Error::io("opening", path, e))?;
+        let len = file.len().map_err(|e| Error::io("measuring", path, e))? as usize;
+        let map = match len {
+            0 => None,
+            _ => Some(file.map(len, Access::Read).map_err(|e| Error::io("mapping", path, e))?),
+        };
+        Ok(Whole(map))
+    }
+
+    /// Reads what is not known good, keeps what is, cuts the rest.
+    fn scan(&self, found: &[Found]) -> Result<(Recovered, PartitionReport)> {
+        let point = self.point;
+        let known = |base: Offset| point.and_then(|p| p.segments.iter().find(|s| s.base == base));
+        let recovery_point = point.map_or(Offset::ZERO, |p| p.recovery_point);
+        let log_start = point.map(|p| p.log_start).or(self.adopted_start).unwrap_or(Offset::ZERO);
+        // Compaction leaves holes between batches, and a folder that Kafka wrote may have been compacted.
+        let holes = point.is_none() || self.config.is_compacted();
+        self.check_nothing_missing(found)?;
+
+        let mut report = PartitionReport {
+            partition: self.name.clone(),
+            end: log_start,
+            scanned_bytes: 0,
+            cut_bytes: 0,
+            suspect: false,
+            saved: Vec::new(),
+            leader_epoch: 0,
+        };
+        let mut segments: Vec<Arc<Segment>> = Vec::new();
+        let mut next: Option<Offset> = None;
+        let mut cut = false;
+        for (i, file) in found.iter().enumerate() {
+            let path = self.folder.join(file_name(file.base, "log"));
+            let last = i + 1 == found.len();
+            // After a cut nothing follows; and a segment must begin where the one before it ended (later, where
+            // compaction leaves holes).
+            let follows = next.is_none_or(|next| file.base == next || (holes && file.base > next));
+            if cut || !follows {
+                if file.base < recovery_point && !cut {
+                    return Err(self.corrupt_below(&path, 0, next.unwrap_or(log_start), file.base));
+                }
+                cut = true;
+                self.cut_segment(&path, 0, next.unwrap_or(file.base), &mut report)?;
+                continue;
+            }
+            let known = known(file.base);
+            if let Some(known) = known
+                && known.sealed
+                && file.base + known.records as i64 <= recovery_point
+            {
+                // Whole, synced and known good; only its length is looked at, and room behind it cut off.
+                self.trim(&path, file.bytes, known.bytes)?;
+                let end = Mark::new(known.records, known.bytes);
+                segments.push(self.segment(file.base, end, 0, !last, Some(known)));
+                next = Some(file.base + known.records as i64);
+                continue;
+            }
+            let trusted = known.map_or(Mark::default(), |known| Mark::new(known.records, known.bytes));
+            if (trusted.bytes() as u64) > file.bytes {
+                return Err(self.corrupt_below(
+                    &path,
+                    file.bytes,
+                    file.base + trusted.records() as i64,
+                    file.base,
+                ));
+            }
+            let scanned = self.scan_segment(&path, file, trusted, holes, recovery_point)?;
+            report.scanned_bytes += (scanned.end.bytes() - trusted.bytes()) as u64;
+            let end = file.base + scanned.end.records() as i64;
+            if scanned.rubbish {
+                cut = true;
+                self.cut_segment(&path, scanned.end.bytes() as u64, end, &mut report)?;
+            } else {
+                self.trim(&path, file.bytes, scanned.end.bytes())?;
+            }
+            let verified = if trusted.bytes() == 0 { scanned.end.bytes() } else { 0 };
+            segments.push(self.segment(file.base, scanned.end, verified, !last, None));
+            self.sync_file(&path)?;
+            next = Some(end);
+        }
+        // The last one kept is the one that goes on, whatever the folder listed behind it.
+        if cut && let Some(last) = segments.pop() {
+            let end = last.published.get();
+            segments.push(self.segment(last.base, end, last.verified(), false, None));
+        }
+        let mut epochs = self.leader_epochs(point)?;
+        report.end = next.unwrap_or(log_start).max(log_start);
+        if report.cut_bytes > 0 {
+            let epoch = epochs.last().map_or(0, |(epoch, _)| *epoch) + 1;
+            epochs.retain(|(_, start)| *start < report.end);
+            epochs.push((epoch, report.end));
+            self.write_leader_epochs(&epochs)?;
+        }
+        report.leader_epoch = epochs.last().map_or(0, |(epoch, _)| *epoch);
+        // A log whose start was moved past its end (everything deleted, then cut) goes on at its start.
+        if report.end > next.unwrap_or(report.end) {
+            segments.clear();
+        }
+        self.sync_folder()?;
+        let cleaned_to = point.map_or(Offset::ZERO, |p| p.cleaned_to);
+        Ok((self.finish(segments, log_start, epochs, cleaned_to)?, report))
+    }
+
+    /// Every segment that was known good is still there.
+    fn check_nothing_missing(&self, found: &[Found]) -> Result<()> {
+        let Some(point) = self.point else { return Ok(()) };
+        let first = found.first().map(|segment| segment.base);
+        for known in &point.segments {
+            let there = found.iter().any(|segment| segment.base == known.base);
+            // Retention removes the oldest; compaction merges into an earlier base. Everything else is loss.
+            let retired = first.is_some_and(|first| known.base < first)
+                || (self.config.is_compacted()
+                    && first.is_some_and(|first| known.base > first)
+                    && known.sealed);
+            if !there && !retired && known.bytes > 0 {
+                let path = self.folder.join(file_name(known.base, "log"));
+                return Err(self.corrupt_below(&path, 0, known.base, known.base));
+            }
+        }
+        Ok(())
+    }
+
+    fn corrupt_below(&self, path: &Path, position: u64, expected: Offset, base: Offset) -> Error {
+        Error::corrupt(
+            path,
+            position,
+            format!("the batch at offset {expected}, which was known good (synced and checked)"),
+            "the file missing, or shorter than it was".to_string(),
+            format!(
+                "everything before offset {} is intact; restore the segment of base offset {base} from a backup: \
+                 data below the recovery point is never skipped silently",
+                expected.min(base)
+            ),
+        )
+    }
+
+    fn scan_segment(
+        &self,
+        path: &Path,
+        file: &Found,
+        trusted: Mark,
+        holes: bool,
+        recovery_point: Offset,
+    ) -> Result<Scanned> {
+        let whole = self.map_whole(path)?;
+        let bytes = whole.bytes();
+        let mut at = trusted.bytes() as usize;
+        let mut next = file.base + trusted.records() as i64;
+        while at < bytes.len() {
+            let good = Batch::parse(&bytes[at..]).ok().filter(|batch| {
+                let base = batch.header().base_offset;
+                let in_order = base == next || (holes && base > next);
+                let relative = batch.header().last_offset() - file.base;
+                in_order && (0..i32::MAX as i64).contains(&relative) && batch.check_crc().is_ok()
+            });
+            let Some(batch) = good else { break };
+            at += batch.bytes().len();
+            next = batch.header().next_offset();
+        }
+        let rest = &bytes[at..];
+        let rubbish = rest.iter().any(|byte| *byte != 0);
+        if rubbish && next < recovery_point {
+            // Not the torn end of a crash: this was known good.
+            let flaw = Batch::parse(rest).and_then(|batch| batch.check_crc().map(|()| batch));
+            let (expected, found) = match flaw {
+                Err(flaw) => (flaw.expected.to_string(), flaw.found.to_string()),
+                Ok(batch) => {
+                    (format!("a batch at offset {next}"), format!("offset {}", batch.header().base_offset))
+                }
+            };
+            return Err(Error::corrupt(
+                path,
+                at as u64,
+                expected,
+                found,
+                format!(
+                    "everything before offset {next} is intact, and offsets up to {recovery_point} were known good: \
+                     restore the segment from a backup"
+                ),
+            ));
+        }
+        Ok(Scanned { end: Mark::new((next - file.base) as u32, at as u32), rubbish })
+    }
+
+    /// Cuts a segment at `from`, keeping the bytes beside it if a whole valid batch is among them.
+    fn cut_segment(&self, path: &Path, from: u64, next: Offset, report: &mut PartitionReport) -> Result<()> {
+        let whole = self.map_whole(path)?;
+        let rest = &whole.bytes()[from as usize..];
+        let used = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let rest = &rest[..used];
+        if used > 0 {
+            report.cut_bytes += used as u64;
+            if holds_a_batch(rest, next) {
+                report.suspect = true;
+                let mut name = path.file_stem().unwrap_or_default().to_os_string();
+                name.push(format!(".cut-{}", self.boot));
+                let saved = path.with_file_name(name);
+                self.save(&saved, rest).map_err(|e| Error::io("saving", &saved, e))?;
+                report.saved.push(saved);
+            }
+        }
+        if from == 0 {
+            drop(whole);
+            self.disk.remove(path).map_err(|e| Error::io("removing", path, e))?;
+            for ending in ["index", "timeindex"] {
+                let _ = self.disk.remove(&path.with_extension(ending));
+            }
+        } else {
+            let file = self.disk.open(path, Open::Write).map_err(|e| Error::io("opening", path, e))?;
+            file.set_len(from).map_err(|e| Error::io("cutting", path, e))?;
+            file.sync().map_err(|e| Error::io("syncing", path, e))?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.disk.open(path, Open::Create)?;
+        file.set_len(0)?;
+        write_all_at(&*file, bytes, 0)?;
+        file.sync()
+    }
+
+    /// Cuts reserved room off a segment.
+    fn trim(&self, path: &Path, from: u64, to: u32) -> Result<()> {
+        if from > to as u64 {
+            let file = self.disk.open(path, Open::Write).map_err(|e| Error::io("opening", path, e))?;
+            file.set_len(to as u64).map_err(|e| Error::io("cutting", path, e))?;
+            file.sync().map_err(|e| Error::io("syncing", path, e))?;
+        } else if from < to as u64 {
+            return Err(Error::corrupt(
+                path,
+                from,
+                format!("a file of {to} bytes, as the checkpoint says"),
+                format!("the end of the file at {from}"),
+                "the segment was known good; restore it from a backup",
+            ));
+        }
+        Ok(())
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        let file = self.disk.open(path, Open::Write).map_err(|e| Error::io("opening", path, e))?;
+        file.sync().map_err(|e| Error::io("syncing", path, e))
+    }
+
+    fn leader_epochs(&self, point: Option<&PartitionPoint>) -> Result<Vec<(i32, Offset)>> {
+        let path = self.folder.join("leader-epoch-checkpoint");
+        let on_disk = match read_file(self.disk, &path, 16 << 20) {
+            Ok(bytes) => kafka_files::parse_leader_epochs(&path, &bytes)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io("reading", path, e)),
+        };
+        let known = point.map(|p| p.leader_epochs.clone()).unwrap_or_default();
+        // The file is written before the checkpoint when an epoch is raised, so the higher one is the later one.
+        let newer = if on_disk.last().map(|e| e.0) >= known.last().map(|e| e.0) { on_disk } else { known };
+        Ok(if newer.is_empty() { vec![(0, Offset::ZERO)] } else { newer })
+    }
+
+    fn write_leader_epochs(&self, epochs: &[(i32, Offset)]) -> Result<()> {
+        let path = self.folder.join("leader-epoch-checkpoint");
+        replace_file(self.disk, &path, &kafka_files::leader_epochs_bytes(epochs))
+            .map_err(|e| Error::io("writing", path, e))
+    }
+}
+
+struct Scanned {
+    end: Mark,
+    /// Bytes behind the end that are not zeros.
+    rubbish: bool,
+}
+
+/// A file mapped for reading, whole.
+struct Whole(Option<crate::disk::Map>);
+
+impl Whole {
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            None => &[],
+            #[allow(unsafe_code)]
+            // SAFETY: mapped for the file's length, which nobody changes: the partition is not open for appends, the
+            // directory is locked by us, and the slice ends with `self`.
+            Some(map) => unsafe { std::slice::from_raw_parts(map.as_ptr(), map.len()) },
+        }
+    }
+}
+
+/// Whether a whole valid batch at or above `next` stands anywhere in bytes that are about to be cut.
+///
+/// Wherever a batch begins, byte 16 from there is the magic 2 and the lengths make sense; only such places are
+/// checksummed. Batches of lower offsets are an earlier life of the file and do not count.
+fn holds_a_batch(bytes: &[u8], next: Offset) -> bool {
+    let mut at = 0;
+    while at + crate::batch::HEADER_BYTES <= bytes.len() {
+        if bytes[at + 16] == 2
+            && Header::parse(&bytes[at..])
+                .is_ok_and(|header| header.base_offset >= next && at + header.size() <= bytes.len())
+            && Batch::parse(&bytes[at..]).is_ok_and(|batch| batch.check_crc().is_ok())
+        {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
