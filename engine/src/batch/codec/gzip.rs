@@ -15,7 +15,12 @@ const COMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0b1110_0000;
 
 /// Deflates `plain` behind what `out` holds.
-pub(super) fn pack(state: &mut Option<Compress>, level: Option<i32>, plain: &[u8], out: &mut Vec<u8>) {
+pub(super) fn pack(
+    state: &mut Option<Compress>,
+    level: Option<i32>,
+    plain: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     let level = level.map_or(Compression::default(), |level| Compression::new(level as u32));
     let deflate = state.get_or_insert_with(|| Compress::new(level, false));
     deflate.reset();
@@ -25,13 +30,14 @@ pub(super) fn pack(state: &mut Option<Compress>, level: Option<i32>, plain: &[u8
     loop {
         let done = deflate.total_in() as usize;
         let status = deflate.compress_vec(&plain[done..], out, FlushCompress::Finish);
-        match status.expect("deflate takes any bytes") {
+        match status.map_err(|error| error.to_string())? {
             Status::StreamEnd => break,
             Status::Ok | Status::BufError => out.reserve(4096),
         }
     }
     out.extend_from_slice(&crc32fast::hash(plain).to_le_bytes());
     out.extend_from_slice(&(plain.len() as u32).to_le_bytes());
+    Ok(())
 }
 
 /// Inflates all members of `packed`.

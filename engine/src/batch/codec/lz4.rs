@@ -29,7 +29,7 @@ const RESERVED: u8 = 1 << 1;
 const DICTIONARY: u8 = 1;
 
 /// Compresses `plain` behind what `out` holds.
-pub(super) fn pack(state: &mut Option<CompressTable>, plain: &[u8], out: &mut Vec<u8>) {
+pub(super) fn pack(state: &mut Option<CompressTable>, plain: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
     let table = state.get_or_insert_with(CompressTable::default);
     let descriptor = [VERSION | INDEPENDENT, 4 << 4];
     out.extend_from_slice(&MAGIC);
@@ -39,7 +39,7 @@ pub(super) fn pack(state: &mut Option<CompressTable>, plain: &[u8], out: &mut Ve
         let start = out.len() + 4;
         out.resize(start + block::get_maximum_output_size(chunk.len()), 0);
         let len = block::compress_into_with_table(chunk, &mut out[start..], table)
-            .expect("there is room for the worst case");
+            .map_err(|error| error.to_string())?;
         let size = if len < chunk.len() {
             out.truncate(start + len);
             len as u32
@@ -51,6 +51,7 @@ pub(super) fn pack(state: &mut Option<CompressTable>, plain: &[u8], out: &mut Ve
         out[start - 4..start].copy_from_slice(&size.to_le_bytes());
     }
     out.extend_from_slice(&[0; 4]);
+    Ok(())
 }
 
 /// Decompresses one frame, which must be all there is.

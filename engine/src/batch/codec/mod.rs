@@ -417,26 +417,30 @@ impl Packer {
         if self.codec == Codec::None {
             return Ok(plain);
         }
+        if !self.codec.is_built_in() {
+            return Err(feature_missing(self.codec.name()));
+        }
         self.packed.clear();
-        let packed = match self.codec {
+        let packed: Result<(), String> = match self.codec {
             #[cfg(feature = "gzip")]
-            Codec::Gzip => Ok(gzip::pack(&mut self.gzip, self.level, plain, &mut self.packed)),
+            Codec::Gzip => gzip::pack(&mut self.gzip, self.level, plain, &mut self.packed),
             #[cfg(feature = "snappy")]
-            Codec::Snappy => Ok(snappy::pack(&mut self.snappy, plain, &mut self.packed)),
+            Codec::Snappy => snappy::pack(&mut self.snappy, plain, &mut self.packed),
             #[cfg(feature = "lz4")]
-            Codec::Lz4 => Ok(lz4::pack(&mut self.lz4, plain, &mut self.packed)),
+            Codec::Lz4 => lz4::pack(&mut self.lz4, plain, &mut self.packed),
             #[cfg(feature = "zstd")]
-            Codec::Zstd => zstd::pack(&mut self.zstd, self.level, plain, &mut self.packed).map_err(|found| {
-                Error::invalid(
-                    "batch",
-                    "records that zstd can compress",
-                    found,
-                    "free some memory, or use lz4",
-                )
-            }),
-            missing => Err(feature_missing(missing.name())),
+            Codec::Zstd => zstd::pack(&mut self.zstd, self.level, plain, &mut self.packed),
+            missing => Err(format!("{missing}, which this build leaves out")),
         };
-        packed.map(|()| &self.packed[..])
+        match packed {
+            Ok(()) => Ok(&self.packed),
+            Err(found) => Err(Error::invalid(
+                "batch",
+                format!("records that {} can compress", self.codec),
+                found,
+                "free some memory and try again, or use another codec",
+            )),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ const BLOCK_BYTES: usize = 32 << 10;
 const RATIO_MAX: usize = 22;
 
 /// Compresses `plain` behind what `out` holds.
-pub(super) fn pack(state: &mut Option<Encoder>, plain: &[u8], out: &mut Vec<u8>) {
+pub(super) fn pack(state: &mut Option<Encoder>, plain: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
     let encoder = state.get_or_insert_with(Encoder::new);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION);
@@ -27,10 +27,11 @@ pub(super) fn pack(state: &mut Option<Encoder>, plain: &[u8], out: &mut Vec<u8>)
     for block in plain.chunks(BLOCK_BYTES) {
         let start = out.len();
         out.resize(start + 4 + max_compress_len(block.len()), 0);
-        let len = encoder.compress(block, &mut out[start + 4..]).expect("there is room for the worst case");
+        let len = encoder.compress(block, &mut out[start + 4..]).map_err(|error| error.to_string())?;
         out[start..start + 4].copy_from_slice(&(len as i32).to_be_bytes());
         out.truncate(start + 4 + len);
     }
+    Ok(())
 }
 
 /// Decompresses framed blocks, or one bare block.

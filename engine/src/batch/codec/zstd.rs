@@ -14,13 +14,13 @@ pub(super) fn pack(
     level: Option<i32>,
     plain: &[u8],
     out: &mut Vec<u8>,
-) -> Result<(), &'static str> {
+) -> Result<(), String> {
     let context = state.get_or_insert_with(CCtx::create);
     let start = out.len();
     out.resize(start + zstd_safe::compress_bound(plain.len()), 0);
     let level = level.unwrap_or(zstd_safe::CLEVEL_DEFAULT);
     let result = context.compress(&mut out[start..], plain, level);
-    let len = result.map_err(zstd_safe::get_error_name)?;
+    let len = result.map_err(|code| zstd_safe::get_error_name(code).to_owned())?;
     out.truncate(start + len);
     Ok(())
 }
