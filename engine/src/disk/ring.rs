@@ -314,6 +314,52 @@ mod tests {
         assert!(outcome(Some(canceled)).is_none() && outcome(Some(0)).unwrap().is_ok());
     }
 
+    /// The name of the variable that makes this binary the child of the scene below.
+    const CHILD: &str = "GIROK_TEST_RING_CHILD";
+
+    /// The kernel really does break the link: a write that a limit on the size of files cuts short comes back with
+    /// what it wrote, and its sync with `ECANCELED`. In a child, because the limit is the whole process's.
+    #[test]
+    fn a_short_write_cancels_its_sync() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        use std::os::fd::AsFd;
+
+        let Some(path) = std::env::var_os(CHILD) else {
+            let dir = tempfile::tempdir().unwrap();
+            let scene = "disk::ring::tests::a_short_write_cancels_its_sync";
+            // The shell ignores SIGXFSZ for its child: safe Rust has no way to.
+            let told = std::process::Command::new("sh")
+                .args(["-c", "trap '' XFSZ; exec \"$0\" \"$1\" --exact --nocapture"])
+                .arg(std::env::current_exe().unwrap())
+                .arg(scene)
+                .env(CHILD, dir.path().join("limited"))
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&told.stdout);
+            assert!(told.status.success(), "{text}{}", String::from_utf8_lossy(&told.stderr));
+            assert!(text.contains("1 passed"), "the child ran no scene: {text}");
+            print!("{text}");
+            return;
+        };
+        let ring = Ring::new(RingUse::Auto);
+        if let Some(why) = ring.refused() {
+            println!("io_uring is refused here ({why}): nothing to break");
+            return;
+        }
+        let file = std::fs::File::create(path).unwrap();
+        let limit = Rlimit { current: Some(10_000), maximum: getrlimit(Resource::Fsize).maximum };
+        setrlimit(Resource::Fsize, limit).unwrap();
+        let bytes = [7; 12_000];
+        let fd = types::Fd(file.as_raw_fd());
+        let write = opcode::Write::new(fd, bytes.as_ptr(), bytes.len() as u32).offset(0).build();
+        let pair = vec![write.flags(squeue::Flags::IO_LINK), sync_entry(file.as_fd())];
+        // SAFETY: file and buffer outlive the call.
+        #[allow(unsafe_code)]
+        let done = unsafe { ring.run(pair, &Tally::default()) }.unwrap();
+        assert!(!done.split);
+        assert_eq!(done.results, [Some(10_000), Some(-Errno::CANCELED.raw_os_error())]);
+    }
+
     /// A ring that is switched off does nothing and says why.
     #[test]
     fn a_refused_ring_says_why() {
