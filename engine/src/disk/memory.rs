@@ -398,12 +398,15 @@ impl Bytes {
                     format!("a file in memory that is mapped can be {present} bytes long, not {len}"),
                 ));
             }
-            let wanted = len.max(RESERVE_BYTES);
-            let region: MmapRaw = MmapOptions::new().len(wanted).no_reserve_swap().map_anon()?.into();
+            let reserve = |bytes| MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
+            // Where address space is rationed (`ulimit -v`, strict overcommit) take what is asked for and no more;
+            // then such a file cannot be mapped longer while it is mapped.
+            let region: MmapRaw =
+                reserve(len.max(RESERVE_BYTES)).or_else(|_| reserve(len.max(1 << 16)))?.into();
             // Memory is used by the page, not by 2 MiB for each small file. Kernels without huge pages refuse.
             let _ = region.advise(Advice::NoHugePage);
             let old = self.read(0, self.len);
-            // SAFETY: the new region holds `wanted` bytes, at least `self.len`, and nobody else has it yet.
+            // SAFETY: the new region holds at least `len` bytes, and `len` is no less than `self.len`, and nobody else has it yet.
             #[allow(unsafe_code)]
             unsafe {
                 region.as_mut_ptr().copy_from_nonoverlapping(old.as_ptr(), old.len());

@@ -33,6 +33,13 @@ const MAPS_SAFELY: [u32; 3] = [
     0x0102_1994, // tmpfs
 ];
 
+/// From how many files on a list goes through the ring. Measured on two cores and ext4, dirty 4 KiB each, median of a
+/// hundred: 2 files 0.21 ms one by one against 0.26 by the ring, 4 files 0.44 against 0.39, 16 files 2.2 against 1.0,
+/// 64 files 10 against 3.4. A thread for each file (1.6 for 16, 8 for 64) never came close, so where the ring is
+/// refused files are synced one by one.
+#[cfg(feature = "io-uring")]
+const RING_FILES_MIN: usize = 4;
+
 /// The longest text read back from a lock file.
 const HOLDER_BYTES_MAX: usize = 1024;
 
@@ -211,8 +218,7 @@ impl Disk for SystemDisk {
 
     fn sync_many(&self, files: &[&dyn File]) -> Vec<io::Result<()>> {
         #[cfg(feature = "io-uring")]
-        // One file alone is faster by itself: the ring hands a sync to a kernel thread and back.
-        if files.len() > 1
+        if files.len() >= RING_FILES_MIN
             && let Some(fds) = ours(files)
             && let Some(done) = self.ring.sync_all(&fds, &self.tally)
         {
@@ -249,7 +255,7 @@ impl Disk for SystemDisk {
     #[cfg(feature = "io-uring")]
     fn allocate_many(&self, wanted: &[(&dyn File, u64, u64)]) -> Vec<io::Result<()>> {
         let files: Vec<&dyn File> = wanted.iter().map(|(file, ..)| *file).collect();
-        if wanted.len() > 1
+        if wanted.len() >= RING_FILES_MIN
             && wanted.iter().all(|(_, _, len)| *len > 0)
             && let Some(fds) = ours(&files)
         {
