@@ -39,8 +39,8 @@ pub use config::{
     CheckCrcs, CleanupPolicy, INTERNAL_TOPICS, LogConfig, ReadMode, RegionMode, TimestampType, TopicConfig,
     check_topic_name, is_internal,
 };
-pub use env::{Chance, Clock, Env, Moment, SeededChance, SystemClock};
 pub use disk::{MemoryDisk, SystemDisk};
+pub use env::{Chance, Clock, Env, Moment, SeededChance, SystemClock};
 pub use error::{Error, Place, Remedy, Result};
 pub use log::{Log, Stats, TopicDescription};
 pub use partition::{Appended, FetchBounds, Partition, Reader};

@@ -13,7 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, PartitionPoint};
-use crate::config::{LogConfig, RegionMode, TopicConfig, check_any_topic_name, check_topic_name, collides};
+use crate::config::{
+    Limits, LogConfig, RegionMode, TopicConfig, check_any_topic_name, check_topic_name, collides,
+};
 use crate::disk::{Counters, DirLock, Kind, LockError};
 use crate::env::{Env, Moment};
 use crate::error::{Error, Result};
@@ -190,6 +192,7 @@ impl Log {
     /// the others from opening: it is named in [`RecoveryReport::refused`], and asking for it gives the error again.
     pub fn open(env: Env, dir: impl AsRef<Path>, config: LogConfig) -> Result<(Log, RecoveryReport)> {
         config.validate()?;
+        let config = config.within(Limits::of_this_process());
         let dir: Arc<Path> = dir.as_ref().into();
         let disk = &*env.disk;
         disk.create_dir(&dir).map_err(|e| Error::io("creating", &*dir, e))?;
@@ -208,7 +211,7 @@ impl Log {
         })?;
         let mut report = RecoveryReport::default();
         let mut meta = load_meta(&env, &dir)?;
-        let checkpoint = match Checkpoint::load(disk, &dir) {
+        let checkpoint = match Checkpoint::load(disk, &dir, &mut report.notes) {
             Ok(checkpoint) => checkpoint,
             Err(error @ Error::Corrupt { .. }) => {
                 report.notes.push(format!("{error}; every partition was read from its start"));
@@ -266,7 +269,7 @@ impl Log {
             let mut partitions = Vec::new();
             for number in 0..topic.partitions {
                 let tp = TopicPartition::new(name.as_str(), number);
-                let point = points.remove(&tp);
+                let point = points.remove(&tp).filter(|point| point.topic_id == topic.id);
                 let mut entry = Entry::Cold(point);
                 let is_adopted = adopted.contains_key(&tp);
                 if !clean || is_adopted {
@@ -408,8 +411,7 @@ impl Log {
         for (number, entry) in topic.partitions.iter().enumerate() {
             if let Entry::Live(core) = &*entry.lock().unwrap() {
                 core.gone.store(true, Ordering::Release);
-                core.moved.wake_all();
-                core.durable.wake_all();
+                core.wake_everybody();
                 core.active.put(None);
                 for segment in &core.list().0 {
                     segment.forget();
@@ -880,8 +882,7 @@ impl Shared {
         }
         self.closed.store(true, Ordering::SeqCst);
         for core in &live {
-            core.moved.wake_all();
-            core.durable.wake_all();
+            core.wake_everybody();
         }
         self.background.wake_all();
         // Without every partition synced and cut, the next open has to look for itself.

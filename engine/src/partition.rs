@@ -24,10 +24,10 @@ use crate::index::Indexes;
 use crate::log::Shared;
 use crate::segment::{Active, Mapped, Opening, Segment, View};
 use crate::slot::Slot;
-use crate::sync::Mutex;
 use crate::tail::{Mark, Refusal};
 use crate::types::{Durability, Offset, Timestamp, TopicId, TopicPartition};
 use crate::wait::{Ticket, Waiters, block_on};
+use std::sync::Mutex;
 
 /// What an append gave its batch.
 ///
@@ -118,8 +118,10 @@ pub(crate) struct Core {
     pub(crate) sync_wanted: AtomicBool,
     /// Somebody waits for a sync without a thread of its own: what is published meanwhile wants one too.
     pub(crate) awaited: AtomicBool,
-    /// Those who wait for records or for room.
-    pub(crate) moved: Waiters,
+    /// Those who wait for visible records.
+    pub(crate) readable: Waiters,
+    /// Those who wait for copies to be finished: appenders for room, and whoever waits for `Written`.
+    pub(crate) written: Waiters,
     /// Those who wait for a sync.
     pub(crate) durable: Waiters,
     poisoned: OnceLock<String>,
@@ -211,13 +213,13 @@ impl Partition {
         }
         let mut ticket = Ticket::default();
         let result = block_on(None, |context| {
-            self.0.moved.register(&mut ticket, context.waker());
+            self.0.written.register(&mut ticket, context.waker());
             match self.try_append(batch) {
                 Err(Error::Busy { .. }) => Poll::Pending,
                 other => Poll::Ready(other),
             }
         });
-        self.0.moved.leave(&mut ticket);
+        self.0.written.leave(&mut ticket);
         result.expect("no time limit was given")
     }
 
@@ -275,12 +277,17 @@ impl Partition {
     /// Ready when an append that was [`Busy`](Error::Busy) is worth another try. Give `ticket` back with
     /// [`leave_room`](Self::leave_room) when no longer interested; dropping it merely costs one idle wake-up.
     pub fn poll_room(&self, ticket: &mut Ticket, context: &mut Context<'_>) {
-        self.0.moved.register(ticket, context.waker());
+        self.0.written.register(ticket, context.waker());
     }
 
-    /// Gives back a place taken by [`poll_room`](Self::poll_room) or [`poll_readable`](Self::poll_readable).
+    /// Gives back a place taken by [`poll_room`](Self::poll_room).
     pub fn leave_room(&self, ticket: &mut Ticket) {
-        self.0.moved.leave(ticket);
+        self.0.written.leave(ticket);
+    }
+
+    /// Gives back a place taken by [`poll_readable`](Self::poll_readable).
+    pub fn leave_readable(&self, ticket: &mut Ticket) {
+        self.0.readable.leave(ticket);
     }
 
     /// Reads whole batches, beginning with the one that contains `from`; nothing if `from` is the end. Never waits.
@@ -305,12 +312,13 @@ impl Partition {
     pub fn wait_readable(&self, from: Offset, timeout: Option<Duration>) -> Result<bool> {
         let mut ticket = Ticket::default();
         let ready = block_on(timeout, |context| self.poll_readable(from, &mut ticket, context));
-        self.0.moved.leave(&mut ticket);
+        self.0.readable.leave(&mut ticket);
         ready.map_or(Ok(false), |ready| ready.map(|()| true))
     }
 
     /// Ready when records at or after `from` are visible. The non-blocking twin of
-    /// [`wait_readable`](Self::wait_readable), cancel-safe: give `ticket` back with [`leave_room`](Self::leave_room).
+    /// [`wait_readable`](Self::wait_readable), cancel-safe: give `ticket` back with
+    /// [`leave_readable`](Self::leave_readable).
     pub fn poll_readable(
         &self,
         from: Offset,
@@ -327,7 +335,7 @@ impl Partition {
         if let Some(ready) = look() {
             return Poll::Ready(ready);
         }
-        core.moved.register(ticket, context.waker());
+        core.readable.register(ticket, context.waker());
         if let Some(ready) = look() {
             return Poll::Ready(ready);
         }
@@ -396,7 +404,7 @@ impl Partition {
     /// Gives back a place taken by [`poll_durable`](Self::poll_durable).
     pub fn leave_durable(&self, ticket: &mut Ticket) {
         self.0.durable.leave(ticket);
-        self.0.moved.leave(ticket);
+        self.0.written.leave(ticket);
     }
 
     /// Syncs everything appended before this call. Blocks; shares a sync with others who wait.
@@ -483,7 +491,8 @@ impl Core {
             leading: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
-            moved: Waiters::new(),
+            readable: Waiters::new(),
+            written: Waiters::new(),
             durable: Waiters::new(),
             poisoned: OnceLock::new(),
             gone: AtomicBool::new(false),
@@ -508,7 +517,7 @@ impl Core {
         }
         self.visible_when.store(when, Ordering::Release);
         self.config.put(Some(config));
-        self.moved.wake_all();
+        self.readable.wake_all();
         Ok(())
     }
 
@@ -590,8 +599,7 @@ impl Core {
 
     pub(crate) fn poison(&self, cause: &io::Error) -> Error {
         let cause = self.poisoned.get_or_init(|| cause.to_string()).clone();
-        self.durable.wake_all();
-        self.moved.wake_all();
+        self.wake_everybody();
         Error::Poisoned { partition: self.name.clone(), cause }
     }
 
@@ -602,14 +610,27 @@ impl Core {
         if active.is_written() {
             self.write_out(active)?;
         } else {
-            self.moved.wake_all();
+            self.wake_written();
         }
-        if self.awaited.load(Ordering::Acquire) {
+        if self.awaited.load(Ordering::Acquire) || (self.readable.any() && self.is_visible_when_synced()) {
+            // Somebody without a thread of its own waits for a sync, or a reader for what the sync makes visible.
             self.want_sync();
-        } else if self.moved.any() {
-            self.want_sync_if_hidden();
         }
         Ok(())
+    }
+
+    /// More has come as far as the page cache. Readers of a `Synced` topic are not told: they see it later.
+    fn wake_written(&self) {
+        self.written.wake_after_seq_cst();
+        if !self.is_visible_when_synced() {
+            self.readable.wake_after_seq_cst();
+        }
+    }
+
+    pub(crate) fn wake_everybody(&self) {
+        self.written.wake_all();
+        self.readable.wake_all();
+        self.durable.wake_all();
     }
 
     /// Brings what is published to the page cache. A failed write is as bad as a failed sync: bytes that were given
@@ -618,7 +639,7 @@ impl Core {
         match active.write_out() {
             Ok(moved) => {
                 if moved {
-                    self.moved.wake_all();
+                    self.wake_written();
                 }
                 Ok(moved)
             }
@@ -641,7 +662,7 @@ impl Core {
 
     fn waiters(&self, durability: Durability) -> &Waiters {
         match durability {
-            Durability::Written => &self.moved,
+            Durability::Written => &self.written,
             Durability::Synced => &self.durable,
         }
     }
@@ -689,7 +710,8 @@ impl Core {
                 // Also when nothing moved: whoever failed to lead meanwhile looks again.
                 self.durable.wake_all();
                 if moved {
-                    self.moved.wake_all();
+                    self.written.wake_all();
+                    self.readable.wake_all();
                 }
                 Ok(Some(moved))
             }
@@ -1084,6 +1106,7 @@ impl Core {
             })
             .collect();
         PartitionPoint {
+            topic_id: self.topic_id,
             log_start: self.log_start(),
             recovery_point: synced,
             end: synced,

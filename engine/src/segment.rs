@@ -17,9 +17,9 @@ use crate::disk::{Access, Disk, File, Map, Open, read_full_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::index::Indexes;
 use crate::slot::Slot;
-use crate::sync::Mutex;
 use crate::tail::{Cursor, Mark, Reservation, Tail};
 use crate::types::Offset;
+use std::sync::Mutex;
 
 /// The name of a segment's file: twenty digits of base offset and an ending.
 pub(crate) fn file_name(base: Offset, ending: &str) -> String {
@@ -75,6 +75,7 @@ impl Drop for Mapped {
 
 #[derive(Clone, Debug)]
 enum Keep {
+    Nothing,
     Mapped(Arc<Mapped>),
     Copied(Arc<[u8]>),
 }
@@ -113,12 +114,13 @@ pub struct View {
 
 impl View {
     pub(crate) fn empty(at: Offset) -> Self {
-        View { keep: Keep::Copied(Arc::from([])), start: 0, len: 0, from: at, next: at }
+        View { keep: Keep::Nothing, start: 0, len: 0, from: at, next: at }
     }
 
     /// The bytes: whole batches as they lie in the file.
     pub fn bytes(&self) -> &[u8] {
         match &self.keep {
+            Keep::Nothing => &[],
             #[allow(unsafe_code)]
             // SAFETY: `start..start + len` lies below the published end of the segment when the view was made, so
             // nobody writes there any more; the file is never cut below that end while the directory lock is ours;
@@ -285,10 +287,6 @@ impl Segment {
     /// Lets the mapping go; those who hold views keep it. The next reader maps anew.
     pub(crate) fn unmap(&self) {
         self.reading.put(None);
-    }
-
-    pub(crate) fn is_mapped(&self) -> bool {
-        self.reading.get().is_some()
     }
 
     /// The segment leaves the list; what views still hold of it counts from now on.

@@ -448,7 +448,7 @@ mod models {
                 let (region, waiters) = (region.clone(), waiters.clone());
                 thread::spawn(move || {
                     if region.append(9).unwrap() {
-                        waiters.wake_all();
+                        waiters.wake_after_seq_cst();
                     }
                 })
             };

@@ -14,19 +14,35 @@ use std::time::Duration;
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
 
 /// Those who wait for one thing to change.
+///
+/// ```
+/// use std::task::Poll;
+/// use girok_engine::wait::{Ticket, Waiters, block_on};
+/// let waiters = Waiters::new();
+/// let mut ticket = Ticket::default();
+/// let mut looks = 0;
+/// let answer = block_on(None, |context| {
+///     looks += 1;
+///     if looks == 2 {
+///         return Poll::Ready(42);
+///     }
+///     waiters.register(&mut ticket, context.waker());
+///     waiters.wake_all(); // as another thread would, after its change
+///     Poll::Pending
+/// });
+/// assert_eq!(answer, Some(42));
+/// ```
 #[derive(Debug, Default)]
 pub struct Waiters {
     count: AtomicUsize,
-    list: Mutex<Waiting>,
+    list: Mutex<BTreeMap<u64, Waker>>,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    next: u64,
-    wakers: BTreeMap<u64, Waker>,
-}
+/// No two places anywhere have the same number, so a ticket given back at the wrong door takes nobody else's.
+static NEXT_TICKET: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
-/// A place among the [`Waiters`]; empty until first used. Give it back with [`Waiters::leave`].
+/// A place among the [`Waiters`]; empty until first used. Give it back with [`Waiters::leave`] (see [`Waiters`] for
+/// an example).
 #[derive(Debug, Default)]
 pub struct Ticket(Option<u64>);
 
@@ -40,37 +56,44 @@ impl Waiters {
     /// then sleep: a change made in between has either been seen by that look or wakes the waker.
     pub fn register(&self, ticket: &mut Ticket, waker: &Waker) {
         let mut list = self.list.lock().unwrap();
-        match ticket.0 {
-            Some(id) if list.wakers.contains_key(&id) => {
-                let held = list.wakers.get_mut(&id).expect("just looked");
-                if !held.will_wake(waker) {
-                    *held = waker.clone();
-                }
-            }
-            _ => {
-                let id = list.next;
-                list.next += 1;
-                list.wakers.insert(id, waker.clone());
+        match ticket.0.and_then(|id| list.get_mut(&id)) {
+            Some(held) if held.will_wake(waker) => {}
+            Some(held) => held.clone_from(waker),
+            None => {
+                let id = NEXT_TICKET.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                list.insert(id, waker.clone());
                 ticket.0 = Some(id);
-                self.count.store(list.wakers.len(), Ordering::SeqCst);
+                self.count.store(list.len(), Ordering::SeqCst);
             }
         }
         drop(list);
         fence(Ordering::SeqCst);
     }
 
-    /// Gives a place back. Harmless if it was woken meanwhile.
+    /// Gives a place back. Harmless if it was woken meanwhile, or is a place among others.
     pub fn leave(&self, ticket: &mut Ticket) {
-        if let Some(id) = ticket.0.take() {
+        if let Some(id) = ticket.0 {
             let mut list = self.list.lock().unwrap();
-            list.wakers.remove(&id);
-            self.count.store(list.wakers.len(), Ordering::SeqCst);
+            if list.remove(&id).is_some() {
+                self.count.store(list.len(), Ordering::SeqCst);
+                ticket.0 = None;
+            }
         }
     }
 
     /// Wakes everybody, to be called *after* the change is visible.
     pub fn wake_all(&self) {
         fence(Ordering::SeqCst);
+        self.wake_after_seq_cst();
+    }
+
+    /// [`wake_all`](Self::wake_all) for a change made by a `SeqCst` store or exchange: saves the fence, because that
+    /// change, this load, and the other side's store and fence already stand in one total order.
+    pub(crate) fn wake_after_seq_cst(&self) {
+        if cfg!(loom) {
+            // loom treats SeqCst accesses as weaker than they are.
+            fence(Ordering::SeqCst);
+        }
         if self.count.load(Ordering::SeqCst) != 0 {
             self.wake_slow();
         }
@@ -81,7 +104,7 @@ impl Waiters {
         let woken = {
             let mut list = self.list.lock().unwrap();
             self.count.store(0, Ordering::SeqCst);
-            std::mem::take(&mut list.wakers)
+            std::mem::take(&mut *list)
         };
         for waker in woken.into_values() {
             waker.wake();
