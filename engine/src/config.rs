@@ -4,22 +4,13 @@
 //! and kept as plain fields. A Kafka key that would mean nothing here is refused by name, with the reason: silently
 //! accepting `min.insync.replicas` would promise something nobody keeps. The rest of the engine only reads these.
 
+pub use crate::batch::TimestampType;
 use crate::error::{Error, Result};
 use crate::types::Durability;
 
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
-/// Which time a record carries (`message.timestamp.type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum TimestampType {
-    /// The one its producer gave it.
-    #[default]
-    CreateTime,
-    /// The log's, when the batch was appended.
-    LogAppendTime,
-}
 
 /// What happens to old records (`cleanup.policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -61,7 +52,7 @@ pub struct TopicConfig {
     pub max_message_bytes: u32,
     /// `index.interval.bytes`: an index entry for every so many bytes of log. 4,096.
     pub index_interval_bytes: u32,
-    /// `message.timestamp.type`.
+    /// `message.timestamp.type`: the producer's time, or the log's when the batch was appended.
     pub timestamp_type: TimestampType,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
