@@ -55,6 +55,8 @@ impl Rng {
 
     /// `n` random bytes.
     pub fn bytes(&self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.bits() as u8).collect()
+        let mut bytes: Vec<u8> = (0..n.div_ceil(8)).flat_map(|_| self.bits().to_le_bytes()).collect();
+        bytes.truncate(n);
+        bytes
     }
 }
