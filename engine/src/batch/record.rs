@@ -227,9 +227,10 @@ struct Frame {
 impl Frame {
     #[inline(always)]
     fn take<'a>(&self, rest: &mut &'a [u8]) -> Result<Record<'a>, Wrong> {
-        let len = varint::take_i32(rest).ok_or(Wrong::Length)?;
+        let mut ahead = *rest;
+        let len = varint::take_i32(&mut ahead).ok_or(Wrong::Length)?;
         // A negative length becomes one that no slice has.
-        let (mut record, after) = rest.split_at_checked(len as usize).ok_or(Wrong::Length)?;
+        let (mut record, after) = ahead.split_at_checked(len as usize).ok_or(Wrong::Length)?;
         // Kafka keeps the attributes of a record for later; it ignores them, and so do we.
         record = record.get(1..).ok_or(Wrong::Attributes)?;
         let timestamp_delta = varint::take_i64(&mut record).ok_or(Wrong::TimestampDelta)?;
