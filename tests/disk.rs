@@ -717,6 +717,7 @@ fn the_cache_outlives_the_process_and_its_handles_do_not() {
     assert!(is(file.write_at(b"too late", 0), Errno::IO));
     assert!(is(file.sync(), Errno::IO));
     assert!(is(mounted.remove(Path::new(A)), Errno::IO));
+    assert!(!mounted.is_dir(Path::new("/log")) && disk.is_dir(Path::new("/log")));
     assert_eq!(&bytes_of(&disk, A).unwrap()[..8], b"written\0");
     let lock = disk.mount().lock(Path::new("/log/.lock"), "the next").unwrap();
     drop(_lock);

@@ -101,6 +101,9 @@ struct State {
     faults: Faults,
     /// Failures to come: of which verb (`None`: any), after how many more of them, and with what error.
     script: Vec<(Option<Op>, u64, Errno)>,
+    /// The end of this life: operations still to come, and whether it is a power cut.
+    doom: Option<(u64, bool)>,
+    by_power: bool,
     refuse_growth: Option<Errno>,
     counters: Counters,
 }
@@ -229,6 +232,8 @@ impl SimDisk {
                 maps_safely: true,
                 faults: Faults::default(),
                 script: Vec::new(),
+                doom: None,
+                by_power: false,
                 refuse_growth: None,
                 counters: Counters::default(),
             })),
@@ -255,6 +260,22 @@ impl SimDisk {
     /// The process dies and the machine does not: nothing is lost but locks and handles.
     pub fn process_death(&self) {
         self.state().process_death();
+    }
+
+    /// How often the process or the machine has died.
+    pub fn life(&self) -> u64 {
+        self.state().life
+    }
+
+    /// Whether the last death was a power cut.
+    pub fn died_by_power(&self) -> bool {
+        self.state().by_power
+    }
+
+    /// The `n`-th operation from now does not happen: the power goes (or only the process dies) just before it, in
+    /// the middle of whatever the engine is doing. `None` takes it back.
+    pub fn set_doom(&self, doom: Option<(u64, bool)>) {
+        self.state().doom = doom;
     }
 
     /// The `n`-th operation from now fails with `errno`, whatever it is; 1 is the next. A sync that fails so loses
@@ -350,6 +371,9 @@ impl SimDisk {
     ) -> io::Result<T> {
         let mut state = self.state();
         if self.life.is_some_and(|life| life != state.life) {
+            return Err(stale());
+        }
+        if self.life.is_some() && state.meets_its_doom() {
             return Err(stale());
         }
         state.begin(op, subject);
@@ -569,6 +593,24 @@ impl State {
         self.trace = hash;
     }
 
+    fn meets_its_doom(&mut self) -> bool {
+        match &mut self.doom {
+            None => false,
+            Some((left, _)) if *left > 1 => {
+                *left -= 1;
+                false
+            }
+            Some((_, is_power_cut)) => {
+                if *is_power_cut {
+                    self.power_cut();
+                } else {
+                    self.process_death();
+                }
+                true
+            }
+        }
+    }
+
     fn begin(&mut self, op: Op, subject: &dyn fmt::Display) {
         self.operations += 1;
         self.mix(format!("{op:?} {subject}").as_bytes());
@@ -722,7 +764,9 @@ impl State {
 
     fn process_death(&mut self) {
         self.mix(b"process death");
+        self.by_power = false;
         self.life += 1;
+        self.doom = None;
         self.locks.clear();
         for number in self.numbers(|inode| matches!(inode, Inode::File(_))) {
             if let Ok(data) = self.file(number) {
@@ -738,7 +782,9 @@ impl State {
 
     fn power_cut(&mut self) {
         self.mix(b"power cut");
+        self.by_power = true;
         self.life += 1;
+        self.doom = None;
         self.locks.clear();
         let State { rng, inodes, .. } = self;
         for (number, inode) in inodes.iter_mut() {
@@ -864,6 +910,9 @@ impl Disk for SimDisk {
 
     fn is_dir(&self, path: &Path) -> bool {
         let mut state = self.state();
+        if self.life.is_some_and(|life| life != state.life) {
+            return false;
+        }
         state.find(&names(path)).is_ok_and(|number| state.folder(number).is_ok())
     }
 
