@@ -6,7 +6,7 @@
 use super::codec::{Codec, Packer};
 use super::header::{Attributes, HEADER_BYTES, Header};
 use super::valid::{self, ValidBatch};
-use super::varint::{self, Run};
+use super::varint::{self, Filler, field_len};
 use crate::error::{Error, Result};
 use crate::types::{Offset, Timestamp};
 
@@ -27,8 +27,10 @@ use crate::types::{Offset, Timestamp};
 #[derive(Debug)]
 pub struct BatchBuilder {
     packer: Packer,
-    /// The encoded records.
+    /// The encoded records, and zeroed room for more: a record is encoded in place, into exactly its slice.
     plain: Vec<u8>,
+    /// How much of it is records.
+    used: usize,
     /// The largest timestamp so far, the first one, how many there are, and what the setters set.
     header: Header,
 }
@@ -52,12 +54,17 @@ const FRESH: Header = Header {
 impl BatchBuilder {
     /// A builder for batches compressed with `codec`. [`finish`](Self::finish) fails if this build leaves it out.
     pub fn new(codec: Codec) -> Self {
-        BatchBuilder { packer: Packer::new(codec), plain: Vec::new(), header: FRESH }
+        BatchBuilder { packer: Packer::new(codec), plain: Vec::new(), used: 0, header: FRESH }
     }
 
     /// The same with a compression level: 1 to 9 for gzip, −131072 to 22 for zstd. The other codecs have none.
     pub fn with_level(codec: Codec, level: i32) -> Result<Self> {
-        Ok(BatchBuilder { packer: Packer::with_level(codec, level)?, plain: Vec::new(), header: FRESH })
+        Ok(BatchBuilder {
+            packer: Packer::with_level(codec, level)?,
+            plain: Vec::new(),
+            used: 0,
+            header: FRESH,
+        })
     }
 
     /// How the batches are compressed.
@@ -81,29 +88,28 @@ impl BatchBuilder {
         let base = if count == 0 { timestamp } else { self.header.base_timestamp };
         let timestamp_delta = timestamp.as_millis().wrapping_sub(base.as_millis());
         let len = record_len(timestamp_delta, count, key, value, headers);
-        if timestamp < Timestamp::NONE || self.plain.len() + len > BATCH_BODY_MAX {
+        if timestamp < Timestamp::NONE || len > BATCH_BODY_MAX.saturating_sub(self.used) {
             return Err(self.refuse(timestamp, len));
         }
-        self.plain.reserve(len + 5);
-
-        let mut run = Run::default();
-        run.put(len as i64);
-        run.byte(0);
-        run.put(timestamp_delta);
-        run.put(count as i64);
-        run.put(key.map_or(-1, |key| key.len() as i64));
-        self.plain.extend_from_slice(run.as_slice());
-        self.plain.extend_from_slice(key.unwrap_or_default());
-        self.put(value.map_or(-1, |value| value.len() as i64));
-        self.plain.extend_from_slice(value.unwrap_or_default());
-        self.put(headers.len() as i64);
-        for (key, value) in headers {
-            self.put(key.len() as i64);
-            self.plain.extend_from_slice(key.as_bytes());
-            self.put(value.map_or(-1, |value| value.len() as i64));
-            self.plain.extend_from_slice(value.unwrap_or_default());
+        let end = self.used + varint::len(len as i64) + len;
+        if end > self.plain.len() {
+            self.grow(end);
         }
+        let mut out = Filler { bytes: &mut self.plain[self.used..end], at: 0 };
+        out.put(len as i64);
+        out.byte(0);
+        out.put(timestamp_delta);
+        out.put(count as i64);
+        out.field(key);
+        out.field(value);
+        out.put(headers.len() as i64);
+        for (key, value) in headers {
+            out.field(Some(key.as_bytes()));
+            out.field(*value);
+        }
+        debug_assert_eq!(out.at, out.bytes.len());
 
+        self.used = end;
         let header = &mut self.header;
         header.base_timestamp = base;
         header.max_timestamp = header.max_timestamp.max(timestamp);
@@ -111,11 +117,9 @@ impl BatchBuilder {
         Ok(())
     }
 
-    #[inline(always)]
-    fn put(&mut self, value: i64) {
-        let mut run = Run::default();
-        run.put(value);
-        self.plain.extend_from_slice(run.as_slice());
+    #[cold]
+    fn grow(&mut self, end: usize) {
+        self.plain.resize(end.max(self.plain.len() * 2).max(4096), 0);
     }
 
     #[cold]
@@ -131,7 +135,7 @@ impl BatchBuilder {
         Error::invalid(
             "record",
             format!("a batch of at most {BATCH_BODY_MAX} bytes of records"),
-            format_args!("{} bytes and a record of {len}", self.plain.len()),
+            format_args!("{} bytes and a record of {len}", self.used),
             "finish the batch before, or make the record smaller",
         )
     }
@@ -163,12 +167,12 @@ impl BatchBuilder {
 
     /// Bytes of the batch if it were finished now, header included, before compression.
     pub fn estimated_bytes(&self) -> usize {
-        HEADER_BYTES + self.plain.len()
+        HEADER_BYTES + self.used
     }
 
     /// Forgets the records, keeps the buffers, the codec and what the setters set.
     pub fn clear(&mut self) {
-        self.plain.clear();
+        self.used = 0;
         let set = self.header;
         self.header = Header {
             base_offset: set.base_offset,
@@ -238,7 +242,7 @@ impl BatchBuilder {
         }
         let mut header = self.header;
         header.attributes = header.attributes.with_codec(self.packer.codec());
-        let body = self.packer.pack(&self.plain)?;
+        let body = self.packer.pack(&self.plain[..self.used])?;
         header.last_offset_delta = header.record_count - 1;
         let head = header.seal(body);
         Ok((header, head, body))
@@ -258,15 +262,14 @@ fn record_len(
     value: Option<&[u8]>,
     headers: &[(&str, Option<&[u8]>)],
 ) -> usize {
-    let bytes = |bytes: Option<&[u8]>| bytes.map_or(1, |bytes| varint::len(bytes.len() as i64) + bytes.len());
     let mut len = 1
         + varint::len(timestamp_delta)
         + varint::len(offset_delta as i64)
-        + bytes(key)
-        + bytes(value)
+        + field_len(key)
+        + field_len(value)
         + varint::len(headers.len() as i64);
     for (key, value) in headers {
-        len += varint::len(key.len() as i64) + key.len() + bytes(*value);
+        len += field_len(Some(key.as_bytes())) + field_len(*value);
     }
     len
 }

@@ -95,7 +95,7 @@ impl<'a> Batch<'a> {
     /// The records of an uncompressed batch; those of control batches too, which nobody delivers.
     #[inline]
     pub fn records(&self) -> Records<'a> {
-        Records::new(&self.header, self.body())
+        Records::new(&self.header, self.bytes)
     }
 }
 

@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::iter::FusedIterator;
 
-use super::header::{Flaw, HEADER_BYTES, Header, TimestampType};
+use super::codec::Codec;
+use super::header::{CRC_FROM, Flaw, HEADER_BYTES, Header, TimestampType};
 use super::varint;
 use crate::types::{Offset, Timestamp};
 
@@ -264,18 +265,18 @@ pub struct Records<'a> {
     left: u32,
     /// Nothing more to say: the end was reached and checked, or an error was given.
     done: bool,
-    /// To name the place of a flaw.
-    size: usize,
-    header: Header,
+    /// The whole batch, to name what is wrong with it.
+    batch: &'a [u8],
 }
 
 impl<'a> Records<'a> {
     #[inline]
-    pub(crate) fn new(header: &Header, body: &'a [u8]) -> Self {
+    pub(crate) fn new(header: &Header, batch: &'a [u8]) -> Self {
         let append_time =
             (header.timestamp_type() == TimestampType::LogAppendTime).then_some(header.max_timestamp);
         Records {
-            rest: body,
+            // Of a compressed batch there is nothing to read here, so that the first record is an error.
+            rest: if header.is_compressed() { &[] } else { &batch[HEADER_BYTES..] },
             frame: Frame {
                 base_offset: header.base_offset.get(),
                 base_timestamp: header.base_timestamp.as_millis(),
@@ -284,9 +285,13 @@ impl<'a> Records<'a> {
             },
             left: header.record_count as u32,
             done: false,
-            size: HEADER_BYTES + body.len(),
-            header: *header,
+            batch,
         }
+    }
+
+    /// The header once more. It was parsed from the same bytes before.
+    fn said(&self) -> Header {
+        Header::parse(self.batch).expect("a batch has a header")
     }
 
     /// Whether the last record ended where the batch ends. Said once.
@@ -295,24 +300,28 @@ impl<'a> Records<'a> {
         if std::mem::replace(&mut self.done, true) || self.rest.is_empty() {
             return None;
         }
-        let expected = format!("the end of the batch after {} records", self.header.record_count);
-        Some(Flaw::new(self.size - self.rest.len(), expected, format_args!("{} more bytes", self.rest.len())))
+        let expected = format!("the end of the batch after {} records", self.said().record_count);
+        Some(Flaw::new(
+            self.batch.len() - self.rest.len(),
+            expected,
+            format_args!("{} more bytes", self.rest.len()),
+        ))
     }
 
     #[cold]
     fn flaw(&mut self, wrong: Wrong) -> Flaw {
         self.done = true;
-        let index = self.header.record_count as u32 - self.left;
+        let header = self.said();
+        let index = header.record_count as u32 - self.left;
         self.left = 0;
-        if let Ok(codec) = self.header.codec()
-            && codec != super::Codec::None
-        {
-            return Flaw::new(HEADER_BYTES, "an uncompressed batch (decompress it first)", codec);
+        if header.is_compressed() {
+            let found = header.codec().map_or("another id", Codec::name);
+            return Flaw::new(CRC_FROM, "an uncompressed batch (decompress it first)", found);
         }
-        let at = self.size - self.rest.len();
+        let at = self.batch.len() - self.rest.len();
         let found = format!(
             "record {index} of {} with {} bytes left that begin {}",
-            self.header.record_count,
+            header.record_count,
             self.rest.len(),
             Hex(&self.rest[..self.rest.len().min(8)])
         );

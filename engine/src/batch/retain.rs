@@ -6,7 +6,7 @@
 use super::codec::{Codec, CodecError, Packer, decompress};
 use super::header::{Attributes, Flaw, HEADER_BYTES, Header, TimestampType};
 use super::record::Record;
-use super::varint::{self, Run};
+use super::varint::{self, Filler, field_len};
 use super::{Batch, Records};
 use crate::types::Timestamp;
 
@@ -127,27 +127,22 @@ fn encode(
         let offset_delta = record.offset() - header.base_offset;
         max = max.max(record.timestamp());
 
-        let field =
-            |bytes: Option<&[u8]>| bytes.map_or(1, |bytes| varint::len(bytes.len() as i64) + bytes.len());
         let len = 1
             + varint::len(timestamp_delta)
             + varint::len(offset_delta)
-            + field(record.key())
-            + field(record.value())
+            + field_len(record.key())
+            + field_len(record.value())
             + record.tail().len();
-        let mut run = Run::default();
-        run.put(len as i64);
-        run.byte(0);
-        run.put(timestamp_delta);
-        run.put(offset_delta);
-        plain.extend_from_slice(run.as_slice());
-        for bytes in [record.key(), record.value()] {
-            let mut run = Run::default();
-            run.put(bytes.map_or(-1, |bytes| bytes.len() as i64));
-            plain.extend_from_slice(run.as_slice());
-            plain.extend_from_slice(bytes.unwrap_or_default());
-        }
-        plain.extend_from_slice(record.tail());
+        let start = plain.len();
+        plain.resize(start + varint::len(len as i64) + len, 0);
+        let mut out = Filler { bytes: &mut plain[start..], at: 0 };
+        out.put(len as i64);
+        out.byte(0);
+        out.put(timestamp_delta);
+        out.put(offset_delta);
+        out.field(record.key());
+        out.field(record.value());
+        out.raw(record.tail());
     }
     header.base_timestamp = base.unwrap_or(Timestamp::NONE);
     if header.timestamp_type() == TimestampType::CreateTime {

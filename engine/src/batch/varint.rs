@@ -59,30 +59,35 @@ fn take_long(bytes: &mut &[u8], bits: u32) -> Option<u64> {
 }
 
 /// How many bytes `value` takes.
-#[inline]
+#[inline(always)]
 pub(crate) fn len(value: i64) -> usize {
-    let raw = ((value << 1) ^ (value >> 63)) as u64;
-    (64 + 6 - (raw | 1).leading_zeros() as usize) / 7
+    let raw = zigzag(value);
+    if raw < 0x80 { 1 } else { (64 + 6 - raw.leading_zeros() as usize) / 7 }
 }
 
-/// Room on the stack for the run of numbers that begins a record, so that they reach the buffer in one copy.
-#[derive(Default)]
-pub(crate) struct Run {
-    bytes: [u8; 32],
-    len: usize,
+/// Small numbers of either sign become small numbers. An `i32` sign-extended to `i64` becomes the same.
+#[inline(always)]
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
 }
 
-impl Run {
+/// Fills a slice from the front. Whoever makes it has worked out how long the slice must be; one that is too short
+/// panics.
+pub(crate) struct Filler<'a> {
+    pub(crate) bytes: &'a mut [u8],
+    pub(crate) at: usize,
+}
+
+impl Filler<'_> {
     #[inline(always)]
     pub(crate) fn byte(&mut self, byte: u8) {
-        self.bytes[self.len & 31] = byte;
-        self.len += 1;
+        self.bytes[self.at] = byte;
+        self.at += 1;
     }
 
-    /// An `i32` sign-extended to `i64` has the same encoding.
     #[inline(always)]
     pub(crate) fn put(&mut self, value: i64) {
-        let mut raw = ((value << 1) ^ (value >> 63)) as u64;
+        let mut raw = zigzag(value);
         while raw >= 0x80 {
             self.byte(raw as u8 | 0x80);
             raw >>= 7;
@@ -90,9 +95,32 @@ impl Run {
         self.byte(raw as u8);
     }
 
+    /// Without a length.
     #[inline(always)]
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+
+    /// With its length in front; −1 for null.
+    #[inline(always)]
+    pub(crate) fn field(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => {
+                self.put(bytes.len() as i64);
+                self.raw(bytes);
+            }
+            None => self.put(-1),
+        }
+    }
+}
+
+/// How long [`Filler::field`] makes it.
+#[inline(always)]
+pub(crate) fn field_len(bytes: Option<&[u8]>) -> usize {
+    match bytes {
+        Some(bytes) => len(bytes.len() as i64) + bytes.len(),
+        None => 1,
     }
 }
 
@@ -100,6 +128,14 @@ impl Run {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn put(value: i64) -> Vec<u8> {
+        let mut bytes = [0; 10];
+        let mut filler = Filler { bytes: &mut bytes, at: 0 };
+        filler.put(value);
+        let len = filler.at;
+        bytes[..len].to_vec()
+    }
 
     #[test]
     fn the_edges_are_kafkas() {
@@ -118,9 +154,7 @@ mod tests {
             (i64::MIN, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
         ];
         for (value, bytes) in known {
-            let mut run = Run::default();
-            run.put(*value);
-            assert_eq!(run.as_slice(), *bytes);
+            assert_eq!(put(*value), *bytes);
             assert_eq!(len(*value), bytes.len());
             assert_eq!(take_i64(&mut &bytes[..]), Some(*value));
             if let Ok(small) = i32::try_from(*value) {
@@ -141,18 +175,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_put_is_taken(value: i64, after: u8) {
-            let mut run = Run::default();
-            run.put(value);
-            let mut bytes = run.as_slice().to_vec();
+            let mut bytes = put(value);
             bytes.push(after);
             let mut rest = &bytes[..];
             prop_assert_eq!(take_i64(&mut rest), Some(value));
             prop_assert_eq!(rest, &[after][..]);
             let small = value as i32;
-            let mut run = Run::default();
-            run.put(small as i64);
-            prop_assert_eq!(run.as_slice().len(), len(small as i64));
-            prop_assert_eq!(take_i32(&mut run.as_slice()), Some(small));
+            prop_assert_eq!(put(small as i64).len(), len(small as i64));
+            prop_assert_eq!(take_i32(&mut &put(small as i64)[..]), Some(small));
         }
     }
 }
