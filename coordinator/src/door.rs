@@ -321,7 +321,8 @@ impl Coordinator {
         let mut receipts: Vec<Receipt> = Vec::new();
         let mut failed = None;
         let mut inner = self.lock();
-        let Decision { facts, reply } = step(&inner.state, input, &*self.ground.topics, self.now());
+        let now = self.now(&inner, &input);
+        let Decision { facts, reply } = step(&inner.state, input, &*self.ground.topics, now);
         let Reply::Commit(decided) = reply else { unreachable!("a commit is answered as one") };
         receipts.reserve_exact(facts.len());
         let appended = self.append(&mut inner, facts, &mut |record, place, checksum, log_epoch| {
@@ -389,7 +390,8 @@ impl Coordinator {
     ) -> Answer<Vec<FetchedOffset>> {
         let inner = self.lock();
         let input = Input::Fetch { group, partitions, require_stable };
-        let decision = step(&inner.state, input, &*self.ground.topics, self.now());
+        let now = self.now(&inner, &input);
+        let decision = step(&inner.state, input, &*self.ground.topics, now);
         drop(inner);
         let Reply::Fetch(fetched) = decision.reply else { unreachable!("a fetch is answered as one") };
         self.answer(fetched.offsets, fetched.revealed)
@@ -514,8 +516,14 @@ impl Coordinator {
         self.inner.lock().expect("deciding or applying panicked, which is a bug: open the directory again")
     }
 
-    fn now(&self) -> Now {
-        Now { wall: self.ground.clock.wall(), now: self.ground.clock.now() }
+    fn now(&self, inner: &Inner, input: &Input<'_>) -> Now {
+        let wall = self.ground.clock.wall();
+        let wall = match input {
+            // The check judges the clock itself.
+            Input::Expire { .. } => wall,
+            _ => wall.max(inner.expiry.seen()),
+        };
+        Now { wall, now: self.ground.clock.now() }
     }
 
     fn answer<T>(&self, value: T, up_to: Offset) -> Answer<T> {
@@ -530,7 +538,8 @@ impl Coordinator {
 
     /// Decides, appends, applies; the reply and the end of what it rests on.
     fn act(&self, inner: &mut Inner, input: Input<'_>) -> Result<(Reply, Offset)> {
-        let Decision { facts, reply } = step(&inner.state, input, &*self.ground.topics, self.now());
+        let now = self.now(inner, &input);
+        let Decision { facts, reply } = step(&inner.state, input, &*self.ground.topics, now);
         let end = self.append(inner, facts, &mut |_, _, _, _| {})?;
         Ok((reply, end))
     }
@@ -544,7 +553,8 @@ impl Coordinator {
         facts: Vec<Record>,
         each: &mut dyn FnMut(&Record, Offset, u32, i32),
     ) -> Result<Offset> {
-        let Inner { state, entries, .. } = inner;
+        let Inner { state, entries, expiry } = inner;
+        let wall = self.ground.clock.wall().max(expiry.seen());
         let journal = &*self.ground.journal;
         let bytes_max = journal.batch_bytes_max();
         let mut facts = facts.into_iter().peekable();
@@ -559,7 +569,6 @@ impl Coordinator {
                 }
                 batch.extend(facts.next());
             }
-            let wall = self.ground.clock.wall().max(Timestamp::NONE);
             let base = journal.append(entries, wall)?;
             let info = BatchInfo::at(wall);
             let log_epoch = journal.leader_epoch_at(base);

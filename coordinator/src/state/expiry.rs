@@ -35,9 +35,11 @@ const JUMP: Duration = Duration::from_hours(1);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpiryClock {
-    /// The latest time that is believed, and when it was.
-    seen: Timestamp,
-    at: Option<Moment>,
+    /// The latest timestamp of the log. It tells whether much time has passed, but nobody vouches for it: a commit
+    /// may have been stamped while the clock stood wrong.
+    hint: Timestamp,
+    /// The latest time that is believed, and when that was.
+    seen: Option<(Timestamp, Moment)>,
     /// A time that was too good to be true, waiting for the next check.
     jumped: Option<(Timestamp, Moment)>,
 }
@@ -54,35 +56,35 @@ pub struct ExpiryTime {
 }
 
 impl ExpiryClock {
-    /// A clock that knows only that it was once `seen`: the latest timestamp of the log.
-    pub fn since(seen: Timestamp) -> Self {
-        ExpiryClock { seen, at: None, jumped: None }
+    /// A clock that has not been looked at, over a log whose latest timestamp is `hint`.
+    pub fn since(hint: Timestamp) -> Self {
+        ExpiryClock { hint, seen: None, jumped: None }
     }
 
-    /// The latest time that is believed.
+    /// The latest time that is believed; [`Timestamp::NONE`] before any is. Commits are stamped no earlier, or they
+    /// would be born old after a clock was set back.
     pub fn seen(self) -> Timestamp {
-        self.seen
+        self.seen.map_or(Timestamp::NONE, |(seen, _)| seen)
     }
 
     /// What time it is now.
     pub fn look(self, now: Now) -> ExpiryTime {
-        let expected = match self.at {
-            Some(at) => after(self.seen, now.now.since(at)),
-            None => self.seen,
-        };
-        let believed = |wall: Timestamp| now.wall <= after(wall, JUMP);
-        let confirmed = |(wall, at)| {
-            let expected = after(wall, now.now.since(at));
-            believed(expected) && after(now.wall, JUMP) >= expected
-        };
-        // Before the first record there is nothing to expire, and nothing to compare with.
-        let first = self.seen < Timestamp::from_millis(0);
-        if first || believed(expected) || self.jumped.is_some_and(confirmed) {
-            let wall = self.seen.max(now.wall);
-            let clock = ExpiryClock { seen: wall, at: Some(now.now), jumped: None };
-            return ExpiryTime { wall, held: false, clock };
+        // Where the wall clock should stand, at the pace of the other one.
+        let since = |(wall, at): (Timestamp, Moment)| after(wall, now.now.since(at));
+        let expected = self.seen.map_or(self.hint, since);
+        let nothing_known = self.seen.is_none() && self.hint < Timestamp::from_millis(0);
+        let confirmed = self
+            .jumped
+            .map(since)
+            .is_some_and(|jumped| now.wall <= after(jumped, JUMP) && after(now.wall, JUMP) >= jumped);
+        if nothing_known || confirmed || now.wall <= after(expected, JUMP) {
+            // While the wall clock stands behind what was seen, that is still the last that is known.
+            let seen = self.seen.filter(|(seen, _)| *seen > now.wall).unwrap_or((now.wall, now.now));
+            let clock = ExpiryClock { seen: Some(seen), jumped: None, ..self };
+            return ExpiryTime { wall: seen.0, held: false, clock };
         }
-        let clock = ExpiryClock { seen: expected, at: Some(now.now), jumped: Some((now.wall, now.now)) };
+        let seen = self.seen.map(|_| (expected, now.now));
+        let clock = ExpiryClock { seen, jumped: Some((now.wall, now.now)), ..self };
         ExpiryTime { wall: expected, held: true, clock }
     }
 }
@@ -132,6 +134,14 @@ mod tests {
         assert!(seen.held);
         let seen = seen.clock.look(at(50, 5_000 * HOUR_MS + 600_000));
         assert_eq!((ms(seen.wall), seen.held), (5_000 * HOUR_MS + 600_000, false));
+    }
+
+    /// A log may hold a timestamp from a clock that stood wrong. It does not make today later than it is.
+    #[test]
+    fn a_timestamp_from_the_future_is_not_believed() {
+        let clock = ExpiryClock::since(Timestamp::from_millis(900 * HOUR_MS));
+        let seen = clock.look(at(0, 10 * HOUR_MS));
+        assert_eq!((ms(seen.wall), seen.held), (10 * HOUR_MS, false));
     }
 
     /// Weeks may have passed while nobody was running: believed, one check later.

@@ -1,5 +1,11 @@
-//! What the coordinator promises, one module per promise; `support` holds the naive things the promises are held
-//! against.
+//! What the coordinator promises, one module per promise; `support` holds the small world the promises are held in.
 
+mod expiry;
 mod golden;
+mod model;
+mod receipts;
+mod replay;
+mod rules;
+mod state_file;
 mod support;
+mod waiting;
