@@ -195,7 +195,7 @@ impl Log {
         let config = config.within(Limits::of_this_process());
         let dir: Arc<Path> = dir.as_ref().into();
         let disk = &*env.disk;
-        disk.create_dir(&dir).map_err(|e| Error::io("creating", &*dir, e))?;
+        crate::disk::create_dir_synced(disk, &dir).map_err(|e| Error::io("creating", &*dir, e))?;
         let holder = format!(
             "process {} ({}), since {} ms after 1970",
             std::process::id(),

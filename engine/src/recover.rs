@@ -19,7 +19,9 @@ use std::sync::Arc;
 use crate::batch::{Batch, Header};
 use crate::checkpoint::{PartitionPoint, SegmentPoint};
 use crate::config::TopicConfig;
-use crate::disk::{Access, Disk, Entry, Kind, Open, read_file, replace_file, write_all_at};
+use crate::disk::{
+    Access, Disk, Entry, Kind, Open, create_dir_synced, read_file, read_full_at, replace_file, write_all_at,
+};
 use crate::error::{Error, Result};
 use crate::index::Indexes;
 use crate::kafka_files::{self, Suffix};
@@ -115,7 +117,11 @@ impl Recovery<'_> {
     /// Recovers the partition, or says why it cannot be used. The report is `None` if nothing had to be read: every
     /// file is exactly as long as what the point calls known good.
     pub(crate) fn run(&self, notes: &mut Vec<String>) -> Result<(Recovered, Option<PartitionReport>)> {
-        self.disk.create_dir(&self.folder).map_err(|e| Error::io("creating", &*self.folder, e))?;
+        if self.point.is_none() {
+            // A folder that the checkpoint speaks of has long been on the medium; if it is gone, that is loss.
+            create_dir_synced(self.disk, &self.folder)
+                .map_err(|e| Error::io("creating", &*self.folder, e))?;
+        }
         self.finish_swaps(notes)?;
         let found = self.find_segments()?;
         if self.point.is_some_and(|point| self.is_as_left(point, &found)) {
@@ -184,6 +190,10 @@ impl Recovery<'_> {
     }
 
     fn entries(&self) -> Result<Vec<Entry>> {
+        if self.point.is_some() && !self.disk.is_dir(&self.folder) {
+            let point = self.point.expect("just looked");
+            return Err(self.corrupt_below(&self.folder, 0, point.log_start, point.log_start));
+        }
         self.disk.list(&self.folder).map_err(|e| Error::io("listing", &*self.folder, e))
     }
 
@@ -226,7 +236,10 @@ impl Recovery<'_> {
     }
 
     fn is_as_left(&self, point: &PartitionPoint, found: &[Found]) -> bool {
-        point.segments.len() == found.len()
+        // The start may have been moved past what was synced; then there is something to mend.
+        let end = point.segments.last().map_or(Offset::ZERO, |last| last.base + last.records as i64);
+        end >= point.log_start
+            && point.segments.len() == found.len()
             && point.segments.iter().zip(found).all(|(p, f)| p.base == f.base && p.bytes as u64 == f.bytes)
     }
 
@@ -351,7 +364,8 @@ impl Recovery<'_> {
                     return Err(self.corrupt_below(&path, 0, next.unwrap_or(log_start), file.base));
                 }
                 cut = true;
-                self.cut_segment(&path, 0, next.unwrap_or(file.base), &mut report)?;
+                self.cut_bytes(&path, 0, next.unwrap_or(file.base), &mut report)?;
+                self.remove_segment(&path)?;
                 continue;
             }
             let known = known(file.base);
@@ -380,13 +394,14 @@ impl Recovery<'_> {
             let end = file.base + scanned.end.records() as i64;
             if scanned.rubbish {
                 cut = true;
-                self.cut_segment(&path, scanned.end.bytes() as u64, end, &mut report)?;
+                self.cut_bytes(&path, scanned.end.bytes() as u64, end, &mut report)?;
+                self.trim(&path, file.bytes, scanned.end.bytes())?;
             } else {
                 self.trim(&path, file.bytes, scanned.end.bytes())?;
             }
             let verified = if trusted.bytes() == 0 { scanned.end.bytes() } else { 0 };
             segments.push(self.segment(file.base, scanned.end, verified, !last, None));
-            self.sync_file(&path)?;
+            self.rewrite_and_sync(&path, trusted.bytes(), scanned.end.bytes())?;
             next = Some(end);
         }
         // The last one kept is the one that goes on, whatever the folder listed behind it.
@@ -403,9 +418,11 @@ impl Recovery<'_> {
             self.write_leader_epochs(&epochs)?;
         }
         report.leader_epoch = epochs.last().map_or(0, |(epoch, _)| *epoch);
-        // A log whose start was moved past its end (everything deleted, then cut) goes on at its start.
-        if report.end > next.unwrap_or(report.end) {
-            segments.clear();
+        // A log whose start was moved past what the medium kept goes on at its start: everything below was deleted.
+        if next.is_some_and(|next| report.end > next) {
+            for segment in segments.drain(..) {
+                self.remove_segment(&segment.path("log"))?;
+            }
         }
         self.sync_folder()?;
         let cleaned_to = point.map_or(Offset::ZERO, |p| p.cleaned_to);
@@ -493,8 +510,8 @@ impl Recovery<'_> {
         Ok(Scanned { end: Mark::new((next - file.base) as u32, at as u32), rubbish })
     }
 
-    /// Cuts a segment at `from`, keeping the bytes beside it if a whole valid batch is among them.
-    fn cut_segment(&self, path: &Path, from: u64, next: Offset, report: &mut PartitionReport) -> Result<()> {
+    /// Reports the bytes behind `from`, and keeps them beside the segment if a whole valid batch is among them.
+    fn cut_bytes(&self, path: &Path, from: u64, next: Offset, report: &mut PartitionReport) -> Result<()> {
         let whole = self.map_whole(path)?;
         let rest = &whole.bytes()[from as usize..];
         let used = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -510,16 +527,17 @@ impl Recovery<'_> {
                 report.saved.push(saved);
             }
         }
-        if from == 0 {
-            drop(whole);
-            self.disk.remove(path).map_err(|e| Error::io("removing", path, e))?;
-            for ending in ["index", "timeindex"] {
-                let _ = self.disk.remove(&path.with_extension(ending));
+        Ok(())
+    }
+
+    fn remove_segment(&self, path: &Path) -> Result<()> {
+        self.disk.remove(path).map_err(|e| Error::io("removing", path, e))?;
+        for ending in ["index", "timeindex"] {
+            let path = path.with_extension(ending);
+            match self.disk.remove(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("removing", path, e)),
+                _ => {}
             }
-        } else {
-            let file = self.disk.open(path, Open::Write).map_err(|e| Error::io("opening", path, e))?;
-            file.set_len(from).map_err(|e| Error::io("cutting", path, e))?;
-            file.sync().map_err(|e| Error::io("syncing", path, e))?;
         }
         Ok(())
     }
@@ -549,8 +567,21 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
+    /// Brings what was kept to the medium before anybody reads it.
+    ///
+    /// A sync alone would not do: if one failed before the process died, the kernel calls the pages clean although they
+    /// never arrived, and a later sync succeeds without writing them. Written again, they are dirty again.
+    fn rewrite_and_sync(&self, path: &Path, from: u32, to: u32) -> Result<()> {
         let file = self.disk.open(path, Open::Write).map_err(|e| Error::io("opening", path, e))?;
+        let mut piece = vec![0; (to - from).min(1 << 20) as usize];
+        let mut at = from;
+        while at < to {
+            let piece = &mut piece[..(to - at).min(1 << 20) as usize];
+            let got = read_full_at(&*file, piece, at as u64).map_err(|e| Error::io("reading", path, e))?;
+            assert_eq!(got, piece.len(), "the file was just scanned to {to}, and the directory is ours");
+            write_all_at(&*file, piece, at as u64).map_err(|e| Error::io("writing", path, e))?;
+            at += got as u32;
+        }
         file.sync().map_err(|e| Error::io("syncing", path, e))
     }
 

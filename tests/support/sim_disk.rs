@@ -262,6 +262,16 @@ impl SimDisk {
         self.state().process_death();
     }
 
+    /// Takes back every fault that was asked for and has not happened yet; there is room again.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.script.clear();
+        state.doom = None;
+        state.faults = Faults::default();
+        state.refuse_growth = None;
+        state.capacity = u64::MAX;
+    }
+
     /// How often the process or the machine has died.
     pub fn life(&self) -> u64 {
         self.state().life

@@ -252,6 +252,20 @@ impl fmt::Debug for Map {
     }
 }
 
+/// Makes a folder and its missing parents so that a power cut cannot take them away again: a folder is a name in its
+/// parent, and that name is on the medium only when the parent was synced. A folder that exists may have been made by
+/// somebody who died before syncing its parent, so its own parent is synced in any case.
+pub fn create_dir_synced(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let missing =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !disk.is_dir(path)).count();
+    disk.create_dir(dir)?;
+    for made in dir.ancestors().take(missing.max(1)) {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        disk.sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
 /// Reads until `into` is full or the file ends; how many bytes there were.
 pub fn read_full_at(file: &dyn File, into: &mut [u8], at: u64) -> io::Result<usize> {
     let mut done = 0;
