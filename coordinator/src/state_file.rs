@@ -60,7 +60,7 @@ pub struct Origin {
 /// The file's bytes for a state. `leader_epoch_at` tells the log's epoch at an offset.
 ///
 /// # Errors
-/// [`Error::Invalid`] if a record from the log has a timestamp that no batch can carry.
+/// [`Error::Invalid`] if a record does not fit into a batch, which none from a log does.
 pub fn encode(state: &State, boot: u64, leader_epoch_at: impl Fn(Offset) -> i32) -> Result<Vec<u8>> {
     let first_open =
         state.pending.values().flat_map(|offsets| offsets.values()).map(|slot| slot.mark.place).min();
@@ -227,6 +227,12 @@ pub fn decode(bytes: &[u8], settings: Settings, path: &Path) -> Result<(State, O
             })?;
         }
         at += batch.bytes().len();
+    }
+    for (byte, what) in [(20, "offset for what it covers"), (28, "offset for its horizon")] {
+        let offset = u64_at(byte) as i64;
+        if offset < 0 {
+            return Err(corrupt(byte, format!("an {what} from 0 on"), offset.to_string()));
+        }
     }
     state.next = Offset::new(u64_at(20) as i64);
     state.horizon = Offset::new(u64_at(28) as i64);

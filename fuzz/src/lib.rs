@@ -3,5 +3,7 @@
 //! corpus on stable, in every test run.
 
 mod batches;
+mod offsets_records;
 
 pub use batches::{batches, decompression};
+pub use offsets_records::offsets_records;

@@ -371,7 +371,8 @@ impl State {
             value.map(|value| Kept { value, mark })
         }
         self.see(at, info);
-        let mark = Mark { place: at, timestamp: info.timestamp, raw };
+        // Times before 1970 are none; only they keep a record from being written again.
+        let mark = Mark { place: at, timestamp: info.timestamp.max(Timestamp::NONE), raw };
         match record {
             Record::OffsetCommit { legacy, group, partition, value } => {
                 let slot = Slot { legacy, value, checksum, mark };

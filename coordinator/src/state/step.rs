@@ -582,16 +582,16 @@ fn clamp(
             continue;
         }
         let mut value = value.clone();
-        value.version = if value.version == 1 { 1 } else { state.settings.offset_commit_version };
         value.committed.offset = end;
         // The record it was counted from is gone, and its epoch with it. The time of the commit stays: nobody
         // committed anew.
         value.committed.leader_epoch = -1;
-        if value.version < 4 {
-            value.committed.topic_id = TopicId::ZERO;
-        }
-        let (legacy, group, partition_) = (false, name.clone(), partition.clone());
-        facts.push(Record::OffsetCommit { legacy, group, partition: partition_, value: Some(value) });
+        facts.push(Record::OffsetCommit {
+            legacy: false,
+            group: name.clone(),
+            partition: partition.clone(),
+            value: Some(value),
+        });
         clamped.push(Clamped { group: name.clone(), partition: partition.clone(), was, now: end });
     }
     clamped
