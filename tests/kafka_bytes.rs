@@ -709,3 +709,39 @@ fn a_cleared_builder_is_as_new() {
         assert!(fresh.finish().unwrap().to_vec() == once, "{codec}");
     }
 }
+
+/// Where a number in a record grows by a byte, nothing else may move.
+#[test]
+fn numbers_of_every_length_are_in_their_place() {
+    let lengths =
+        [None, Some(0), Some(1), Some(63), Some(64), Some(65), Some(8191), Some(8192), Some(20_000)];
+    let deltas = [0, 1, -1, 63, 64, -64, -65, 8191, 8192, -8192, -8193, 1 << 33];
+    let bytes = |len: Option<usize>| len.map(|len| (0..len).map(|n| n as u8).collect::<Vec<_>>());
+    for codec in [Codec::None, Codec::Gzip] {
+        let mut builder = BatchBuilder::new(codec);
+        let mut records = Vec::new();
+        for (n, key) in lengths.into_iter().enumerate() {
+            for value in lengths {
+                let time = 1_700_000_000_000
+                    + if records.is_empty() { 0 } else { deltas[records.len() % deltas.len()] };
+                let headers =
+                    if records.len() % 5 == 4 { vec![("h".into(), bytes(Some(n)))] } else { vec![] };
+                records.push(Sent { time, key: bytes(key), value: bytes(value), headers });
+            }
+        }
+        assert!(records.len() > 64, "offset deltas of two bytes");
+        for record in &records {
+            let headers: Vec<_> =
+                record.headers.iter().map(|(name, value)| (&**name, value.as_deref())).collect();
+            let before = builder.estimated_bytes();
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            let adds = builder.record_bytes(time(record.time), key, value, &headers);
+            builder.append(time(record.time), key, value, &headers).unwrap();
+            assert_eq!(builder.estimated_bytes(), before + adds);
+        }
+        let bytes = builder.finish().unwrap().to_vec();
+        ValidBatch::check(&bytes, MIB).unwrap();
+        let got = received(&Batch::parse(&bytes).unwrap());
+        assert!(format!("{got:?}") == format!("{records:?}"), "{codec}");
+    }
+}

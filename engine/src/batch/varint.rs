@@ -67,7 +67,7 @@ pub(crate) fn len(value: i64) -> usize {
 
 /// Small numbers of either sign become small numbers. An `i32` sign-extended to `i64` becomes the same.
 #[inline(always)]
-fn zigzag(value: i64) -> u64 {
+pub(crate) fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
