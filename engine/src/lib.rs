@@ -20,6 +20,7 @@ pub mod wait;
 
 mod checkpoint;
 mod chores;
+mod compact;
 mod config;
 mod env;
 mod error;

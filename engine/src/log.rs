@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, PartitionPoint};
+use crate::compact::Cleaner;
 use crate::config::{
     Limits, LogConfig, RegionMode, TopicConfig, check_any_topic_name, check_topic_name, collides,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     /// One checkpoint at a time; holds when the last was written.
     saving: Mutex<Option<Moment>>,
     retention_at: Mutex<Option<Moment>>,
+    pub(crate) cleaner: Mutex<Cleaner>,
     boot: u64,
 }
 
@@ -261,6 +263,7 @@ impl Log {
             meta: Mutex::new(meta.clone()),
             saving: Mutex::new(None),
             retention_at: Mutex::new(None),
+            cleaner: Mutex::default(),
             boot,
         });
         let mut topics = BTreeMap::new();
@@ -408,6 +411,9 @@ impl Log {
             })?;
             topics.remove(name).expect("just looked")
         };
+        // Whoever compacts it makes files in its folders: held until they are gone.
+        let mut cleaner = shared.cleaner.lock().unwrap();
+        cleaner.abandon(Some(name));
         for (number, entry) in topic.partitions.iter().enumerate() {
             if let Entry::Live(core) = &*entry.lock().unwrap() {
                 core.gone.store(true, Ordering::Release);
@@ -668,7 +674,7 @@ impl Shared {
         }
     }
 
-    fn live(&self) -> Vec<Arc<Core>> {
+    pub(crate) fn live(&self) -> Vec<Arc<Core>> {
         let topics = self.topics.read().unwrap();
         let entries = topics.values().flat_map(|topic| &topic.partitions);
         entries
@@ -736,6 +742,7 @@ impl Shared {
             }
         }
         keep(self.step_retention(now, &mut next));
+        keep(self.step_compaction(now, &mut next));
         keep(self.step_checkpoint(now, &mut next));
         self.bound_mappings();
         first.map(|()| next)
@@ -872,6 +879,9 @@ impl Shared {
             return Ok(());
         }
         self.process.check(&self.dir)?;
+        // Held until nobody can begin again.
+        let mut cleaner = self.cleaner.lock().unwrap();
+        cleaner.abandon(None);
         let mut first = Ok(());
         let live = self.live();
         for core in &live {

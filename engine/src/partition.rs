@@ -107,6 +107,9 @@ pub(crate) struct Core {
     pub(crate) list: Slot<List>,
     pub(crate) active: Slot<Active>,
     pub(crate) admin: Mutex<Admin>,
+    /// Who takes segments out of the list, or puts others in their place, holds it until the files are gone too. Taken
+    /// before `admin`.
+    pub(crate) removal: Mutex<()>,
     log_start: AtomicI64,
     pub(crate) leader_epoch: AtomicI32,
     pub(crate) leader_epochs: Mutex<Vec<(i32, Offset)>>,
@@ -484,6 +487,7 @@ impl Core {
             list: Slot::new(Some(Arc::new(List(segments)))),
             active: Slot::new(None),
             admin: Mutex::new(Admin { cleaned_to, ..Admin::default() }),
+            removal: Mutex::new(()),
             log_start: AtomicI64::new(log_start.get()),
             leader_epoch: AtomicI32::new(epoch),
             leader_epochs: Mutex::new(leader_epochs),
@@ -1127,6 +1131,7 @@ impl Core {
     /// Removes the oldest segments for as long as `doomed` says so; the last segment always stays. Returns the bytes
     /// that went. Views of them stay good.
     pub(crate) fn remove_oldest(&self, doomed: impl Fn(&Segment, Option<Offset>) -> bool) -> Result<u64> {
+        let _removal = self.removal.lock().unwrap();
         let admin = self.admin.lock().unwrap();
         let list = self.list();
         let mut count = 0;
@@ -1248,15 +1253,20 @@ impl Reader {
                 return Ok(View::empty(self.next));
             }
             let end = spot.segment.offset(visible);
+            // Not simply the next in the list: compaction may have put this one and those behind it into a segment
+            // that begins further down, or have left nothing in the next.
             let list = self.core.list();
-            let Some(next) = list.0.iter().find(|segment| segment.base >= end) else {
+            let through =
+                |segment: &Segment| segment.sealed_end().is_some_and(|mark| segment.offset(mark) <= end);
+            let Some(next) = list.0[list.find(end)..].iter().find(|segment| !through(segment)) else {
                 return Ok(View::empty(self.next));
             };
             if self.core.visible(next).bytes() == 0 {
                 return Ok(View::empty(self.next));
             }
             let mapped = next.mapping(&*self.core.log.env.disk)?;
-            self.spot = Some(Spot { segment: next.clone(), mapped, position: 0 });
+            let position = if next.base >= end { 0 } else { self.core.locate(next, &mapped, end)? };
+            self.spot = Some(Spot { segment: next.clone(), mapped, position });
         }
     }
 

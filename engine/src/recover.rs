@@ -12,6 +12,7 @@
 //!   │ (lengths are checked) │ synced          │ else:  cut, reported │  → saved if suspect, cut off
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,13 +128,14 @@ impl Recovery<'_> {
         if self.point.is_some_and(|point| self.is_as_left(point, &found)) {
             return Ok((self.trusted(&found)?, None));
         }
-        self.scan(&found).map(|(recovered, report)| (recovered, Some(report)))
+        self.scan(&found, notes).map(|(recovered, report)| (recovered, Some(report)))
     }
 
     /// Completes or undoes what a compaction or removal left half-done.
     ///
-    /// A cleaned segment is written as `.cleaned`, becomes `.swap` by one rename once it is whole and synced, and only
-    /// then replaces what it stands for. So `.cleaned` and `.deleted` are rubbish, and `.swap` is the truth.
+    /// Our compaction writes a new segment as `.cleaned` and renames it over the first of those it stands for (see
+    /// [`replaced`](Self::replaced) for what it may leave behind them); Kafka's renames it to `.swap` first, removes
+    /// the old ones and then renames again. So `.cleaned` and `.deleted` are rubbish, and `.swap` is the truth.
     fn finish_swaps(&self, notes: &mut Vec<String>) -> Result<()> {
         let mut changed = false;
         let entries = self.entries()?;
@@ -332,14 +334,16 @@ impl Recovery<'_> {
     }
 
     /// Reads what is not known good, keeps what is, cuts the rest.
-    fn scan(&self, found: &[Found]) -> Result<(Recovered, PartitionReport)> {
+    fn scan(&self, found: &[Found], notes: &mut Vec<String>) -> Result<(Recovered, PartitionReport)> {
         let point = self.point;
         let known = |base: Offset| point.and_then(|p| p.segments.iter().find(|s| s.base == base));
         let recovery_point = point.map_or(Offset::ZERO, |p| p.recovery_point);
         let log_start = point.map(|p| p.log_start).or(self.adopted_start).unwrap_or(Offset::ZERO);
-        // Compaction leaves holes between batches, and a folder that Kafka wrote may have been compacted.
-        let holes = point.is_none() || self.config.is_compacted();
-        self.check_nothing_missing(found)?;
+        // Compaction leaves holes between batches, and a folder that Kafka wrote may have been compacted. Anywhere else
+        // a hole between segments is a lost end of the earlier one.
+        let holes = self.adopted_start.is_some() || self.config.is_compacted();
+        let replaced = self.replaced(found)?;
+        self.check_nothing_missing(found, &replaced)?;
 
         let mut report = PartitionReport {
             partition: self.name.clone(),
@@ -353,12 +357,24 @@ impl Recovery<'_> {
         let mut segments: Vec<Arc<Segment>> = Vec::new();
         let mut next: Option<Offset> = None;
         let mut cut = false;
+        let mut removed = false;
         for (i, file) in found.iter().enumerate() {
             let path = self.folder.join(file_name(file.base, "log"));
             let last = i + 1 == found.len();
+            if let Some(next) = next.filter(|next| file.base < *next && !cut)
+                && self.stands_below(&path, file, known(file.base), next)?
+            {
+                self.remove_segment(&path)?;
+                notes
+                    .push(format!("{}: removed, a compaction has put its records elsewhere", path.display()));
+                removed = true;
+                continue;
+            }
             // After a cut nothing follows; and a segment must begin where the one before it ended (later, where
-            // compaction leaves holes).
-            let follows = next.is_none_or(|next| file.base == next || (holes && file.base > next));
+            // compaction had left a hole).
+            let follows = next.is_none_or(|next| {
+                file.base == next || (file.base > next && (holes || known(file.base).is_some()))
+            });
             if cut || !follows {
                 if file.base < recovery_point && !cut {
                     return Err(self.corrupt_below(&path, 0, next.unwrap_or(log_start), file.base));
@@ -369,6 +385,12 @@ impl Recovery<'_> {
                 continue;
             }
             let known = known(file.base);
+            if let Some(end) = replaced.get(&file.base) {
+                report.scanned_bytes += end.bytes() as u64;
+                segments.push(self.segment(file.base, *end, end.bytes(), !last, None));
+                next = Some(file.base + end.records() as i64);
+                continue;
+            }
             if let Some(known) = known
                 && known.sealed
                 && file.base + known.records as i64 <= recovery_point
@@ -405,7 +427,9 @@ impl Recovery<'_> {
             next = Some(end);
         }
         // The last one kept is the one that goes on, whatever the folder listed behind it.
-        if cut && let Some(last) = segments.pop() {
+        if (cut || removed)
+            && let Some(last) = segments.pop()
+        {
             let end = last.published.get();
             segments.push(self.segment(last.base, end, last.verified(), false, None));
         }
@@ -429,17 +453,69 @@ impl Recovery<'_> {
         Ok((self.finish(segments, log_start, epochs, cleaned_to)?, report))
     }
 
-    /// Every segment that was known good is still there.
-    fn check_nothing_missing(&self, found: &[Found]) -> Result<()> {
+    /// Segments that a compaction has replaced since the checkpoint was written: where they end.
+    ///
+    /// A new segment is renamed over the first of those it stands for, and then the others are removed, so a crash may
+    /// leave some of them. It is known by its content: it is valid from its first byte to its last, and it ends at the
+    /// very offset where a sealed segment ended, which no cut and no damage could bring about, because compaction never
+    /// leaves out the last batch. Its length is never that of the first it stands for, unless it stands for that alone.
+    fn replaced(&self, found: &[Found]) -> Result<BTreeMap<Offset, Mark>> {
+        let mut replaced = BTreeMap::new();
+        let Some(point) = self.point else { return Ok(replaced) };
+        for file in found {
+            let was = point.segments.iter().find(|known| known.base == file.base && known.sealed);
+            if was.is_none_or(|was| was.bytes as u64 == file.bytes) {
+                continue;
+            }
+            let path = self.folder.join(file_name(file.base, "log"));
+            let whole = self.map_whole(&path)?;
+            let mut next = file.base;
+            let is_valid = crate::batch::batches(whole.bytes()).all(|batch| {
+                let Ok(batch) = batch else { return false };
+                let follows = batch.header().base_offset >= next && batch.check_crc().is_ok();
+                next = batch.header().next_offset();
+                follows
+            });
+            let records = next - file.base;
+            let ends_with = |known: &SegmentPoint| {
+                known.sealed && known.base >= file.base && known.base + known.records as i64 == next
+            };
+            if is_valid && (1..=i32::MAX as i64).contains(&records) && point.segments.iter().any(ends_with) {
+                replaced.insert(file.base, Mark::new(records as u32, file.bytes as u32));
+            }
+        }
+        Ok(replaced)
+    }
+
+    /// Whether all of a segment's offsets are below `next`, so that the segments before it stand for them.
+    fn stands_below(
+        &self,
+        path: &Path,
+        file: &Found,
+        known: Option<&SegmentPoint>,
+        next: Offset,
+    ) -> Result<bool> {
+        if let Some(known) = known {
+            return Ok(file.base + known.records as i64 <= next);
+        }
+        let whole = self.map_whole(path)?;
+        let last = crate::batch::batches(whole.bytes()).map_while(|batch| batch.ok()).last();
+        Ok(last.is_some_and(|last| last.header().next_offset() <= next))
+    }
+
+    /// Every segment that was known good is still there, or compaction has put what is left of it elsewhere.
+    fn check_nothing_missing(&self, found: &[Found], replaced: &BTreeMap<Offset, Mark>) -> Result<()> {
         let Some(point) = self.point else { return Ok(()) };
         let first = found.first().map(|segment| segment.base);
         for known in &point.segments {
             let there = found.iter().any(|segment| segment.base == known.base);
-            // Retention removes the oldest; compaction merges into an earlier base. Everything else is loss.
-            let retired = first.is_some_and(|first| known.base < first)
-                || (self.config.is_compacted()
-                    && first.is_some_and(|first| known.base > first)
-                    && known.sealed);
+            let end = known.base + known.records as i64;
+            let elsewhere = replaced
+                .range(..known.base)
+                .next_back()
+                .is_some_and(|(base, mark)| *base + mark.records() as i64 >= end);
+            // Retention removes the oldest. Everything else is loss.
+            let retired = first.is_some_and(|first| known.base < first) || elsewhere;
             if !there && !retired && known.bytes > 0 {
                 let path = self.folder.join(file_name(known.base, "log"));
                 return Err(self.corrupt_below(&path, 0, known.base, known.base));

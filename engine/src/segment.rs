@@ -9,8 +9,8 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::batch::{Batch, HEADER_BYTES, Header, ValidBatch};
 use crate::disk::{Access, Disk, File, Map, Open, read_full_at, write_all_at};
@@ -186,6 +186,8 @@ pub(crate) struct Segment {
     pub(crate) named: AtomicBool,
     /// What readers read from.
     reading: Slot<Mapped>,
+    /// The bytes of a segment that compaction has replaced: its file's name means another file now.
+    kept: OnceLock<Arc<Mapped>>,
     /// Bytes from the start that are known to be good.
     verified: AtomicU32,
     /// Bytes from here on were checked by this process before they were written.
@@ -220,6 +222,7 @@ impl Segment {
             sealed: AtomicU64::new(NOT_SEALED),
             named: AtomicBool::new(end != Mark::default()),
             reading: Slot::new(None),
+            kept: OnceLock::new(),
             verified: AtomicU32::new(verified),
             fresh_from: end.bytes(),
             indexes: Mutex::new(indexes),
@@ -255,17 +258,30 @@ impl Segment {
     /// The mapping to read from, made now if there is none. Checks that the file is as long as it must be, because
     /// a page that is not there would be a SIGBUS.
     pub(crate) fn mapping(&self, disk: &dyn Disk) -> Result<Arc<Mapped>> {
-        if let Some(mapped) = self.reading.get() {
+        let end = self.written.get().bytes();
+        // A mapping made while the segment was parked is shorter than what was appended since.
+        if let Some(mapped) = self.reading.get().filter(|mapped| mapped.len() >= end as usize) {
             return Ok(mapped);
         }
-        let end = self.written.get().bytes();
         let path = self.path("log");
-        let file = disk.open(&path, Open::Read).map_err(|e| Error::io("opening", &path, e))?;
+        let file = disk.open(&path, Open::Read);
+        // Looked at after the file was opened: if nothing is kept now, the name still meant this segment then.
+        if let Some(kept) = self.kept.get() {
+            return Ok(kept.clone());
+        }
+        let file = file.map_err(|e| Error::io("opening", &path, e))?;
         self.check_length(&*file, end)?;
         let map = file.map(end as usize, Access::Read).map_err(|e| Error::io("mapping", &path, e))?;
         let mapped = Mapped::new(map, &self.gauges);
         self.reading.put(Some(mapped.clone()));
         Ok(mapped)
+    }
+
+    /// Keeps these bytes for as long as anybody has the segment, because its file's name is about to mean another
+    /// file. To be called before that happens.
+    pub(crate) fn keep_bytes(&self, mapped: Arc<Mapped>) {
+        // A second time (after a rename that failed) they are the same bytes.
+        let _ = self.kept.set(mapped);
     }
 
     fn check_length(&self, file: &dyn File, end: u32) -> Result<()> {
@@ -306,7 +322,13 @@ impl Segment {
     /// The same, read with checked calls into memory of its own.
     pub(crate) fn copy(&self, disk: &dyn Disk, start: u32, end: u32) -> Result<Arc<[u8]>> {
         let path = self.path("log");
-        let file = disk.open(&path, Open::Read).map_err(|e| Error::io("opening", &path, e))?;
+        let file = disk.open(&path, Open::Read);
+        // As in `mapping`.
+        if let Some(kept) = self.kept.get() {
+            self.gauges.copies.fetch_add(1, Ordering::Relaxed);
+            return Ok(self.slice(kept, start, end).into());
+        }
+        let file = file.map_err(|e| Error::io("opening", &path, e))?;
         self.check_length(&*file, end)?;
         let mut bytes = vec![0; (end - start) as usize];
         let got =
@@ -465,6 +487,8 @@ impl Active {
             }
         }));
         gauges.regions.fetch_add(1, Ordering::Relaxed);
+        // What is appended from now on is not in the index files.
+        segment.indexes_saved.store(false, Ordering::Release);
         let tail = Tail::new(segment.published.clone(), segment.written.clone(), end, limit, window);
         let (faulted, low_water) = (AtomicU32::new(end), AtomicU32::new(end));
         Ok(Active { segment, tail, file, region, gauges, faulted, low_water })
