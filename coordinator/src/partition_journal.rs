@@ -1,5 +1,6 @@
 //! A journal over a partition of the engine's log: one engine, used twice.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
 
@@ -35,13 +36,18 @@ impl PartitionJournal {
         &self.partition
     }
 
-    fn corrupt(&self, offset: Offset, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        let folder = self.partition.name().folder();
-        let intact = format!(
-            "committed offsets before place {offset} are intact and none is served; restore the folder from a backup, \
-             or truncate it there with Kafka's tools"
-        );
-        Error::corrupt(folder, offset.get() as u64, expected, found, intact)
+    /// `what` names the thing in the partition, and `byte` is counted in that.
+    fn corrupt(
+        &self,
+        what: fmt::Arguments<'_>,
+        byte: usize,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Error {
+        let place = format!("{}, {what}", self.partition.name());
+        let intact = "no committed offset is served from it; restore the folder from a backup (`girok dump` shows \
+                      what it holds)";
+        Error::corrupt(place, byte as u64, expected, found, intact)
     }
 }
 
@@ -89,10 +95,18 @@ impl Journal for PartitionJournal {
             if view.is_empty() {
                 break;
             }
+            let mut at = view.from();
             for batch in view.batches() {
-                let at = reader.position();
-                let batch = batch.map_err(|flaw| self.corrupt(at, flaw.expected, flaw.found))?;
+                let batch = batch.map_err(|flaw| {
+                    self.corrupt(
+                        format_args!("batches from offset {at} on"),
+                        flaw.at,
+                        flaw.expected,
+                        flaw.found,
+                    )
+                })?;
                 self.read_batch(&batch, from, &mut plain, each)?;
+                at = batch.header().next_offset();
             }
         }
         Ok(end)
@@ -114,7 +128,7 @@ impl PartitionJournal {
         let header = *batch.header();
         let base = header.base_offset;
         let flawed = |flaw: Flaw| {
-            self.corrupt(base, format!("{} at byte {} of the batch", flaw.expected, flaw.at), flaw.found)
+            self.corrupt(format_args!("batch at offset {base}"), flaw.at, flaw.expected, flaw.found)
         };
         let inflated;
         let batch = if header.is_compressed() {
@@ -147,7 +161,7 @@ impl PartitionJournal {
             each(record.offset(), &info, record.key(), record.value()).map_err(|flaw| {
                 let records::Flaw { part, at, expected, found } = flaw;
                 let part = if part == records::Part::Key { "key" } else { "value" };
-                self.corrupt(record.offset(), format!("{expected} at byte {at} of the {part}"), found)
+                self.corrupt(format_args!("offset {}, {part}", record.offset()), at, expected, found)
             })?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 mod expiry;
 mod golden;
 mod model;
+mod over_a_log;
 mod receipts;
 mod replay;
 mod rules;
