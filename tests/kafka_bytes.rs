@@ -13,7 +13,7 @@ use girok_engine::batch::{
     Batch, BatchBuilder, Codec, CodecError, Control, HEADER_BYTES, Header, Record, Retained, Scratch,
     TimestampType, ValidBatch, batches, decompress, emptied, retain,
 };
-use girok_engine::{Error, Offset, Timestamp};
+use girok_engine::{Env, Error, FetchBounds, Log, LogConfig, Offset, Partition, Timestamp, TopicPartition};
 use proptest::prelude::*;
 
 const MIB: usize = 1 << 20;
@@ -235,6 +235,115 @@ fn what_we_build_is_what_kafka_built() {
         }
     }
     assert!(same > 700, "{same}");
+}
+
+/// A copy of the whole log directory, to do with as one likes.
+fn golden_directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        std::fs::create_dir_all(dir.path().join(&folder)).unwrap();
+        for entry in std::fs::read_dir(golden("segments").join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else {
+                std::fs::write(dir.path().join(&path), std::fs::read(entry.path()).unwrap()).unwrap();
+            }
+        }
+    }
+    dir
+}
+
+/// All that a reader gets who begins at `from`, batch by batch.
+fn read_from(partition: &Partition, from: Offset) -> Vec<u8> {
+    let mut reader = partition.reader(from);
+    let mut bytes = Vec::new();
+    loop {
+        let view = reader.read(&FetchBounds { bytes_max: 10_000, ..FetchBounds::default() }).unwrap();
+        if view.is_empty() {
+            return bytes;
+        }
+        bytes.extend_from_slice(view.bytes());
+    }
+}
+
+/// Opened where Kafka left it, the directory has every partition, every byte, and room for more.
+#[test]
+fn a_directory_of_kafkas_is_opened_read_and_appended_to() {
+    let dir = golden_directory();
+    let mut logs: HashMap<String, Vec<u8>> = HashMap::new();
+    for (folder, base, _) in dumps() {
+        logs.entry(folder.clone()).or_default().extend(log(&folder, &base));
+    }
+    logs.insert("g-2parts-1".into(), Vec::new());
+
+    let open = || Log::open(Env::system(), dir.path(), LogConfig::default()).unwrap();
+    let (opened, report) = open();
+    assert!(report.refused.is_empty() && report.cut().count() == 0, "{report:?}");
+    let partitions: i32 = opened.topics().iter().map(|topic| topic.partitions).sum();
+    assert_eq!(partitions as usize, logs.len());
+    for (folder, bytes) in &mut logs {
+        let name: TopicPartition = folder.parse().unwrap();
+        let partition = opened.partition(&name).unwrap();
+        let start = partition.start_offset();
+        assert_eq!(start.get(), if folder == "g-single-0" { 5 } else { 0 }, "{folder}");
+        let first = batches(bytes).map(Result::unwrap).find(|batch| batch.header().next_offset() > start);
+        let from =
+            first.map_or(bytes.len(), |batch| batch.bytes().as_ptr() as usize - bytes.as_ptr() as usize);
+        assert!(read_from(&partition, start) == bytes[from..], "{folder}");
+
+        // Any offset leads to the batch that contains it, or to the next one where compaction left a gap.
+        for batch in batches(&bytes[from..]).map(Result::unwrap) {
+            for offset in [batch.header().base_offset.max(start), batch.header().last_offset()] {
+                let view = partition.fetch(offset, &FetchBounds::default()).unwrap();
+                assert!(view.bytes().starts_with(batch.bytes()), "{folder} at {offset}");
+            }
+        }
+        times_are_found(&partition, &bytes[from..], start, folder);
+
+        // And on from there.
+        let end = partition.end_offset();
+        let mut builder = BatchBuilder::new(Codec::Lz4);
+        builder.append(time(1_800_000_000_000), Some(b"ours"), Some(&[9; 300]), &[]).unwrap();
+        let appended = partition.append(&builder.finish().unwrap()).unwrap();
+        assert_eq!(appended.base_offset, end, "{folder}");
+        partition.sync().unwrap();
+        let view = partition.fetch(end, &FetchBounds::default()).unwrap();
+        let batch = Batch::parse(view.bytes()).unwrap();
+        assert_eq!(received(&batch)[0].value, Some(vec![9; 300]), "{folder}");
+        bytes.extend_from_slice(view.bytes());
+    }
+    opened.close().unwrap();
+    drop(opened);
+
+    let (opened, report) = open();
+    assert!(report.clean, "{report:?}");
+    for (folder, bytes) in &logs {
+        let partition = opened.partition(&folder.parse().unwrap()).unwrap();
+        let read = read_from(&partition, partition.start_offset());
+        assert!(!read.is_empty() && bytes.ends_with(&read), "{folder}");
+    }
+}
+
+/// Kafka's rule: the first record, by offset, whose time is at or after the one asked for. Markers do not count.
+fn times_are_found(partition: &Partition, bytes: &[u8], start: Offset, folder: &str) {
+    let mut all = Vec::new();
+    for batch in batches(bytes).map(Result::unwrap).filter(|batch| !batch.header().is_control()) {
+        let mut scratch = Vec::new();
+        let records = plain(&batch, &mut scratch).records().map(Result::unwrap);
+        all.extend(
+            records.map(|record| (record.offset(), record.timestamp())).filter(|record| record.0 >= start),
+        );
+    }
+    let step = (all.len() / 200).max(1);
+    let asked =
+        all.iter().step_by(step).flat_map(|(_, at)| [at.as_millis() - 1, at.as_millis(), at.as_millis() + 1]);
+    for asked in asked.chain([0, i64::MAX]) {
+        let wanted = all.iter().find(|(_, at)| at.as_millis() >= asked).copied();
+        assert_eq!(partition.offset_for_time(time(asked)).unwrap(), wanted, "{folder} at {asked}");
+    }
 }
 
 /// Kafka's cleaner left the segments it replaced beside the new one: the same cut gives the same bytes.
