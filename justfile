@@ -16,7 +16,7 @@ lint:
 
 # N seeds of the simulated world, in release.
 sim N="10000":
-    GIROK_SIM_SEEDS={{N}} cargo test --release -p girok --test world -- --nocapture
+    GIROK_SEEDS={{N}} cargo test --release -p girok --test world a_thousand_days -- --nocapture
 
 # Drive a fuzz target with libFuzzer (nightly, cargo-fuzz): batches, decompression, recovery, offsets_records.
 fuzz TARGET SECONDS="60":

@@ -54,6 +54,11 @@
 //! (`subscribe`), transactions and `read_committed`, idempotent producers. Reading through mappings means that a
 //! medium's error, or somebody else cutting a file, is a `SIGBUS`; [`ReadMode::Copy`] reads by checked calls instead.
 
+/// README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod admin;
 mod consumer;
 mod core;
