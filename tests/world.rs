@@ -370,7 +370,9 @@ impl Day {
             let kept = partition.end_offset().get();
             let (acked, what) = match end {
                 End::PowerCut | End::CloseFailed => (model.synced, "acked Synced survives every power cut"),
-                End::Died | End::DiedOpening => (model.written, "acked Written survives every death of the process"),
+                End::Died | End::DiedOpening => {
+                    (model.written, "acked Written survives every death of the process")
+                }
                 End::Closed => (model.end(), "a clean close keeps everything"),
             };
             assert!(kept >= acked, "{what}: {} kept {kept} of {acked}", model.tp);

@@ -373,7 +373,8 @@ impl Recovery<'_> {
             // After a cut nothing follows; and a segment must begin where the one before it ended (later, where
             // compaction had left a hole).
             let follows = next.is_none_or(|next| {
-                file.base == next || (file.base > next && (holes || known(file.base).is_some()))
+                let was_whole = known(file.base).is_some() && file.base <= recovery_point;
+                file.base == next || (file.base > next && (holes || was_whole))
             });
             if cut || !follows {
                 if file.base < recovery_point && !cut {
