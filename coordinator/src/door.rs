@@ -570,6 +570,9 @@ impl Coordinator {
                 batch.extend(facts.next());
             }
             let base = journal.append(entries, wall)?;
+            if base > state.next {
+                catch_up(state, journal, base)?;
+            }
             let info = BatchInfo::at(wall);
             let log_epoch = journal.leader_epoch_at(base);
             for (n, (fact, (key, value))) in batch.drain(..).zip(entries.iter()).enumerate() {
@@ -581,6 +584,19 @@ impl Coordinator {
         }
         Ok(state.next)
     }
+}
+
+/// An append that was told as failed is in the log after all: its bytes were there before what failed. Nobody else
+/// appends, so that is what the gap is, and the state must have it like everything else that a replay would find.
+#[cold]
+fn catch_up(state: &mut State, journal: &dyn Journal, to: Offset) -> Result<()> {
+    let from = state.next;
+    journal.read_from(from, &mut |at, info, key, value| match at < to {
+        true => state.replay(at, info, key, value),
+        false => Ok(()),
+    })?;
+    state.skip_to(to);
+    Ok(())
 }
 
 /// One group in a list of all.

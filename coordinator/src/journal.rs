@@ -14,7 +14,8 @@ use crate::state::BatchInfo;
 /// [`PartitionJournal`](crate::PartitionJournal) is the one over a real log.
 pub trait Journal: Send + Sync + fmt::Debug {
     /// Appends all of `entries` as one batch, stamped `wall`; the offset of the first. They are
-    /// [`Written`](Durability::Written) when this returns. On an error none of them was appended.
+    /// [`Written`](Durability::Written) when this returns. On an error they count as not appended; if they are in the
+    /// log nevertheless (the failure came after their bytes), the next append's offset tells.
     fn append(&self, entries: &Entries, wall: Timestamp) -> Result<Offset>;
 
     /// The largest batch that [`append`](Self::append) takes, in bytes.

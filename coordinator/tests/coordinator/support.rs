@@ -118,6 +118,8 @@ struct Inside {
     /// Leader epochs and where they start.
     epochs: Vec<(i32, i64)>,
     refuse_appends: Option<Error>,
+    /// The next append fails after its bytes are in the log.
+    fail_late: bool,
     poisoned: Option<Error>,
     /// Whether a sync happens as soon as somebody waits for one.
     syncs_by_itself: bool,
@@ -261,6 +263,11 @@ impl FakeJournal {
         self.inside.lock().unwrap().refuse_appends = error;
     }
 
+    /// The next append fails, but too late: its bytes are in the log.
+    pub fn fail_late(&self) {
+        self.inside.lock().unwrap().fail_late = true;
+    }
+
     /// From now on nothing is synced until [`sync`](Self::sync).
     pub fn hold_syncs(&self) {
         self.inside.lock().unwrap().syncs_by_itself = false;
@@ -313,6 +320,9 @@ impl Journal for FakeJournal {
             inside.end += 1;
         }
         inside.batches += 1;
+        if std::mem::take(&mut inside.fail_late) {
+            return Err(Error::Busy { partition: tp("__consumer_offsets-0") });
+        }
         Ok(Offset::new(base))
     }
 

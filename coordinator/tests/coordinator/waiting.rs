@@ -39,6 +39,24 @@ fn a_failed_append_changes_nothing() {
     assert_eq!(world.commits("search", "orders-0", 2).place, Offset::new(1));
 }
 
+/// An append fails after its bytes are in the log. Nobody is told that it took; but it is there, a replay would find
+/// it, and so the next append does.
+#[test]
+fn an_append_that_failed_too_late_is_found() {
+    let world = World::new();
+    world.commits("search", "orders-0", 1);
+    world.journal.fail_late();
+    assert_eq!(world.try_commit("search", "orders-1", 2).unwrap_err().code(), 15);
+    assert_eq!(world.committed("search", "orders-1"), None);
+
+    let next = world.commits("search", "orders-0", 3);
+    assert_eq!(next.place, Offset::new(2));
+    assert_eq!(world.committed("search", "orders-1"), Some(2));
+    let (again, _) = world.reopened(world.journal.restarted());
+    assert_eq!(again.coordinator.state(), world.coordinator.state());
+    assert_eq!(world.coordinator.state().horizon(), Offset::ZERO, "nothing is missing");
+}
+
 /// After a failed sync commits fail and say why; what is durable already can still be read; what is not is never
 /// told; opening again rebuilds what survived.
 #[test]
