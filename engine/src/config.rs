@@ -64,9 +64,6 @@ pub struct TopicConfig {
     pub min_compaction_lag_ms: u64,
     /// `max.compaction.lag.ms`: an older record makes its log due, whatever the dirty ratio. No bound by default.
     pub max_compaction_lag_ms: u64,
-    /// `file.delete.delay.ms`: how long a removed segment's files stay under `.deleted`. 0, where Kafka has 60,000:
-    /// there the delay covers readers that still hold the file, here their views keep its memory themselves.
-    pub file_delete_delay_ms: u64,
     /// `girok.durability`: when a record becomes visible, and the ack a producer gets unless it asks for less.
     pub durability: Durability,
     /// `girok.flush.ms.max`: a record nobody waits for is synced within this. 1,000.
@@ -88,7 +85,6 @@ impl Default for TopicConfig {
             delete_retention_ms: DAY_MS,
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX as u64,
-            file_delete_delay_ms: 0,
             durability: Durability::Synced,
             flush_ms_max: 1000,
         }
@@ -160,12 +156,6 @@ const KEYS: &[Key] = &[
         expected: MS,
         get: |c| c.delete_retention_ms.to_string(),
         set: |c, text| number(text, 0..=MS_MAX).map(|n| c.delete_retention_ms = n),
-    },
-    Key {
-        name: "file.delete.delay.ms",
-        expected: MS,
-        get: |c| c.file_delete_delay_ms.to_string(),
-        set: |c, text| number(text, 0..=MS_MAX).map(|n| c.file_delete_delay_ms = n),
     },
     Key {
         name: "girok.durability",
@@ -270,6 +260,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("compression.gzip.level", "batches are stored as they were sent; set the level at the producer"),
     ("compression.lz4.level", "batches are stored as they were sent; set the level at the producer"),
     ("compression.zstd.level", "batches are stored as they were sent; set the level at the producer"),
+    ("file.delete.delay.ms", "removed files go at once, views keep their memory; leave it out"),
     ("flush.messages", "syncs are shared by all who wait; use girok.durability and girok.flush.ms.max"),
     ("flush.ms", "use girok.flush.ms.max, which bounds the same time"),
     ("follower.replication.throttled.replicas", "there are no replicas in one process; leave it out"),
@@ -391,7 +382,7 @@ fn unknown(key: &str) -> Error {
         "configuration key",
         format!("a key of a topic, such as {}", nearest.name),
         format!("{key:?}"),
-        "check the spelling; `girok topics --describe` lists all keys",
+        "check the spelling; `girok topics describe` lists all keys",
     )
 }
 
@@ -682,7 +673,6 @@ mod tests {
             delete_retention_ms: 2,
             min_compaction_lag_ms: 3,
             max_compaction_lag_ms: 4,
-            file_delete_delay_ms: 5,
             durability: Durability::Written,
             flush_ms_max: 6,
         };

@@ -149,16 +149,6 @@ pub fn is_top_level(name: &str) -> bool {
     KAFKA_TOP_LEVEL.contains(&name) || GIROK_TOP_LEVEL.contains(&name)
 }
 
-/// The name for a partition's folder on its way out: `topic-N.<id>-delete`, the topic cut short where the whole would
-/// be longer than the 255 bytes a name may have, as Kafka does.
-pub fn delete_folder(partition: &TopicPartition, id: u128) -> String {
-    let tail = format!("-{}.{id:032x}-delete", partition.partition());
-    let topic = partition.topic();
-    // A topic's name is ASCII, so every byte is a character.
-    let keep = topic.len().min(255 - tail.len());
-    format!("{}{tail}", topic.get(..keep).unwrap_or_default())
-}
-
 /// The lines of a small text file, each with its number (from 1) and the byte it begins at.
 struct Lines<'a> {
     path: &'a Path,
@@ -518,16 +508,6 @@ mod tests {
         for foreign in ["lost+found", "notes.txt", "girok", "girok.txt", "orders-0", ".tmp", ""] {
             assert!(!is_top_level(foreign), "{foreign}");
         }
-    }
-
-    /// A topic's name may have 249 characters and a file's only 255, so Kafka cuts the name of a folder that is to go.
-    #[test]
-    fn a_long_name_still_has_room_to_be_deleted() {
-        let long = TopicPartition::new("t".repeat(249), 12);
-        let name = delete_folder(&long, 0xabc);
-        assert_eq!(name.len(), 255);
-        assert!(matches!(partition_folder(&name), Some(Folder::Delete(tp)) if tp.partition() == 12));
-        assert_eq!(delete_folder(&tp("a-1"), 0xabc), "a-1.00000000000000000000000000000abc-delete");
     }
 
     /// Kafka's own files, by the letter: `tests/golden` holds more of them.
