@@ -87,7 +87,7 @@ impl DirMeta {
                 "topic name",
                 "one whose last bearer is wholly removed",
                 format!("{name:?}, of which files are still to be removed"),
-                "close the directory and open it again, which finishes the removal",
+                "wait until the removal is done; if it failed, the next open finishes it",
             ));
         }
         let path = dir.join(FILE_NAME);
