@@ -169,6 +169,39 @@ fn compressed_anything() {
     replay("decompression", girok_fuzz::decompression, seeds, |_| {});
 }
 
+#[test]
+fn recovery_of_anything() {
+    let seeds = golden_logs().into_iter().map(|log| [&[0], &log[..]].concat()).collect();
+    replay("recovery", girok_fuzz::recovery, seeds, |bytes| {
+        mend_batch(bytes.get_mut(1..).unwrap_or_default())
+    });
+}
+
+#[test]
+fn offsets_records_of_anything() {
+    let mut seeds = Vec::new();
+    for folder in ["__consumer_offsets-0", "__transaction_state-0"] {
+        let path = root("tests/golden/segments").join(folder).join("00000000000000000000.log");
+        let log = std::fs::read(path).unwrap();
+        let mut all = Vec::new();
+        for batch in batches(&log).map(Result::unwrap) {
+            for record in batch.records().map(Result::unwrap) {
+                let flags =
+                    [batch.header().is_transactional() as u8 | (batch.header().is_control() as u8) << 1, 1];
+                let key = record.key().unwrap_or_default();
+                let value_len = record.value().map_or(u16::MAX, |value| value.len() as u16);
+                let lengths = [(key.len() as u16).to_be_bytes(), value_len.to_be_bytes()].concat();
+                let one = [&flags[..], &lengths, key, record.value().unwrap_or_default()].concat();
+                all.extend_from_slice(&one);
+                seeds.push(one);
+            }
+        }
+        seeds.push(all);
+    }
+    assert!(seeds.len() > 25);
+    replay("offsets_records", girok_fuzz::offsets_records, seeds, |_| {});
+}
+
 /// As the target reads it: codec, bound, body.
 fn compressed_seed(batch: &Batch<'_>) -> Vec<u8> {
     let codec = batch.header().codec().unwrap();

@@ -4,6 +4,8 @@
 
 mod batches;
 mod offsets_records;
+mod recovery;
 
 pub use batches::{batches, decompression};
 pub use offsets_records::offsets_records;
+pub use recovery::recovery;
