@@ -591,9 +591,8 @@ impl Coordinator {
 #[cold]
 fn catch_up(state: &mut State, journal: &dyn Journal, to: Offset) -> Result<()> {
     let from = state.next;
-    journal.read_from(from, &mut |at, info, key, value| match at < to {
-        true => state.replay(at, info, key, value),
-        false => Ok(()),
+    journal.read_from(from, &mut |at, info, key, value| {
+        if at < to { state.replay(at, info, key, value) } else { Ok(()) }
     })?;
     state.skip_to(to);
     Ok(())
