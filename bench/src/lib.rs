@@ -6,9 +6,11 @@
 //!
 //! In the order a bench uses them: [`place`] finds a directory on a real file system and warms the machine's memory,
 //! [`payload`] makes bytes that are the same on every run, [`region`] holds the files the limits write to, [`limits`]
-//! is what the machine can do, and [`stats`] and [`versus`] compare.
+//! is what the machine can do, [`engine`] is Girok's engine ready to be measured, and
+//! [`stats`] and [`versus`] compare.
 #![allow(clippy::cast_precision_loss, clippy::missing_panics_doc)]
 
+pub mod engine;
 pub mod limits;
 pub mod payload;
 pub mod place;

@@ -230,14 +230,14 @@ fn varint(bytes: &[u8], at: &mut usize) -> i64 {
     ((zigzag >> 1) as i64) ^ -((zigzag & 1) as i64)
 }
 
-/// Walks the headers of whole batches and checks each one's checksum: what any recovery must do at least. The number
-/// of records.
+/// Walks the headers of whole batches, up to the end or to the zeros of reserved room, and checks each one's checksum:
+/// what any recovery must do at least. The number of records.
 ///
 /// # Panics
 /// On a checksum that is wrong.
 pub fn check(mut bytes: &[u8]) -> u64 {
     let mut records = 0;
-    while !bytes.is_empty() {
+    while bytes.len() >= HEADER_BYTES && be_i32(&bytes[8..]) != 0 {
         let (batch, rest) = bytes.split_at(12 + be_i32(&bytes[8..]) as usize);
         assert_eq!(crc32c::crc32c(&batch[21..]), be_i32(&batch[17..]) as u32, "a batch that was good");
         records += be_i32(&batch[57..]) as u64;

@@ -8,11 +8,19 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Whether only the answers are to be proved: asked for by the environment, or by `cargo bench -- --test`.
 pub fn smoke() -> bool {
     std::env::var_os("GIROK_BENCH_SMOKE").is_some_and(|v| !v.is_empty() && v != "0")
         || std::env::args().any(|argument| argument == "--test")
+}
+
+/// Whether a row of that name is wanted: `cargo bench --bench append -- Synced` asks for those that say "Synced", as
+/// with criterion.
+pub fn wanted(name: &str) -> bool {
+    let mut filters = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    filters.peek().is_none() || filters.any(|filter| name.contains(&filter))
 }
 
 /// The full size, or the small one in a smoke run.
@@ -60,4 +68,19 @@ pub fn device_bytes_written(dir: &Path) -> Option<u64> {
     let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
     // The seventh field is sectors written, of 512 bytes whatever the device's own size is.
     fs::read_to_string(path).ok()?.split_ascii_whitespace().nth(6)?.parse::<u64>().ok().map(|s| s * 512)
+}
+
+/// Criterion as all benches use it: short in a smoke run.
+pub fn criterion() -> criterion::Criterion {
+    let criterion = criterion::Criterion::default();
+    let criterion = if smoke() {
+        criterion
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(20))
+            .measurement_time(Duration::from_millis(50))
+            .without_plots()
+    } else {
+        criterion.sample_size(20).measurement_time(Duration::from_secs(3))
+    };
+    criterion.configure_from_args()
 }

@@ -34,7 +34,8 @@ impl Ratios {
     }
 
     /// Runs `limit` and `ours` in turns, `rounds` times each. Both are given the round's number and return a speed
-    /// in `unit` (more is better). `aim` is the ratio we want to reach.
+    /// in `unit` (more is better). `aim` is the ratio we want to reach. Does nothing, and says so by `false`, for a row
+    /// that is not [wanted](place::wanted).
     pub fn compare(
         &mut self,
         what: &str,
@@ -43,7 +44,10 @@ impl Ratios {
         rounds: usize,
         mut limit: impl FnMut(usize) -> f64,
         mut ours: impl FnMut(usize) -> f64,
-    ) {
+    ) -> bool {
+        if !place::wanted(what) {
+            return false;
+        }
         let mut figures = Rounds::new();
         for round in 0..place::sized(rounds, 1) {
             let (l, o) = if round % 2 == 0 {
@@ -57,6 +61,7 @@ impl Ratios {
             figures.record(OURS, o);
         }
         self.rows.push(Row { what: what.into(), unit, aim, rounds: figures, note: String::new() });
+        true
     }
 
     /// Adds words to the comparison made last: a tail, a count of syncs.
@@ -78,7 +83,12 @@ impl Ratios {
             let ratio = row.rounds.ratio(OURS, LIMIT);
             let (low, high) = row.rounds.ratio_spread(OURS, LIMIT);
             let aim = row.aim.map_or(String::new(), |aim| {
-                format!("{aim:.2}{}", if ratio >= aim { ", met" } else { ", **missed**" })
+                let verdict = match ratio {
+                    _ if place::smoke() => "",
+                    ratio if ratio >= aim => ", met",
+                    _ => ", **missed**",
+                };
+                format!("{aim:.2}{verdict}")
             });
             let (limit, ours) = (figure(row.rounds.median(LIMIT)), figure(row.rounds.median(OURS)));
             let _ = writeln!(
@@ -109,8 +119,10 @@ mod tests {
     fn weather_cancels_out() {
         let weather = |round: usize| [1.0, 0.2, 3.0, 0.5, 1.7][round % 5];
         let mut ratios = Ratios::new();
-        ratios.compare("x", "MB/s", Some(0.7), 5, |r| 100.0 * weather(r), |r| 75.0 * weather(r));
+        if !ratios.compare("x", "MB/s", Some(0.7), 5, |r| 100.0 * weather(r), |r| 75.0 * weather(r)) {
+            return; // the test runner was given a filter, which looks like ours
+        }
         let table = ratios.table();
-        assert!(table.contains("0.75 (0.75 to 0.75) | 0.70, met"), "{table}");
+        assert!(table.contains("0.75 (0.75 to 0.75) | 0.70"), "{table}");
     }
 }
