@@ -228,9 +228,10 @@ impl Log {
         meta.boot += 1;
         report.clean = clean;
         report.boot = meta.boot;
-        let adopted = adopt(&env, &dir, &mut meta, &mut report.notes)?;
         finish_deletes(&env, &dir, &mut meta, &mut report.notes)?;
         meta.store(disk, &dir)?;
+        // What is adopted is named there only when it was looked through: a crash before begins the adoption again.
+        let adopted = adopt(&env, &dir, &mut meta, &mut report.notes)?;
 
         let buffered = match config.region {
             RegionMode::Auto => !disk.maps_safely(&dir),
@@ -284,9 +285,12 @@ impl Log {
         }
         *shared.topics.write().unwrap() = topics;
         let log = Log(Arc::new(Inner { shared, lock: Mutex::new(Some(lock)) }));
-        if !clean {
+        if !clean || !adopted.is_empty() {
             // What was just established need not be established again after the next crash.
             log.0.shared.save_checkpoint()?;
+        }
+        if !adopted.is_empty() {
+            meta.store(disk, &dir)?;
         }
         Ok((log, report))
     }
@@ -803,7 +807,7 @@ impl Shared {
         while total > max {
             let oldest = live
                 .iter()
-                .filter(|core| !core.name.topic().starts_with("__") && core.list().0.len() > 1)
+                .filter(|core| core.config().deletes() && core.list().0.len() > 1)
                 .min_by_key(|core| core.oldest_timestamp());
             let Some(core) = oldest else { break };
             let first = core.list().0[0].base;

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::batch::{Batch, Header};
+use crate::batch::{Batch, HEADER_BYTES, Header};
 use crate::checkpoint::{PartitionPoint, SegmentPoint};
 use crate::config::TopicConfig;
 use crate::disk::{
@@ -339,9 +339,10 @@ impl Recovery<'_> {
         let known = |base: Offset| point.and_then(|p| p.segments.iter().find(|s| s.base == base));
         let recovery_point = point.map_or(Offset::ZERO, |p| p.recovery_point);
         let log_start = point.map(|p| p.log_start).or(self.adopted_start).unwrap_or(Offset::ZERO);
-        // Compaction leaves holes between batches, and a folder that Kafka wrote may have been compacted. Anywhere else
-        // a hole between segments is a lost end of the earlier one.
-        let holes = self.adopted_start.is_some() || self.config.is_compacted();
+        // Compaction leaves holes between batches; who knows nothing must reckon with it. Nothing else does: where a
+        // batch stands decides its offset. Between segments our compaction leaves none, Kafka's may; anywhere else such
+        // a hole is a lost end of the earlier one.
+        let holes = point.is_none() || self.config.is_compacted();
         let replaced = self.replaced(found)?;
         self.check_nothing_missing(found, &replaced)?;
 
@@ -374,7 +375,7 @@ impl Recovery<'_> {
             // compaction had left a hole).
             let follows = next.is_none_or(|next| {
                 let was_whole = known(file.base).is_some() && file.base <= recovery_point;
-                file.base == next || (file.base > next && (holes || was_whole))
+                file.base == next || (file.base > next && (self.adopted_start.is_some() || was_whole))
             });
             if cut || !follows {
                 if file.base < recovery_point && !cut {
@@ -515,8 +516,9 @@ impl Recovery<'_> {
                 .range(..known.base)
                 .next_back()
                 .is_some_and(|(base, mark)| *base + mark.records() as i64 >= end);
-            // Retention removes the oldest. Everything else is loss.
-            let retired = first.is_some_and(|first| known.base < first) || elsewhere;
+            // Retention removes the oldest, and what lies wholly below the start was deleted. Everything else is loss.
+            let retired =
+                first.is_some_and(|first| known.base < first) || end <= point.log_start || elsewhere;
             if !there && !retired && known.bytes > 0 {
                 let path = self.folder.join(file_name(known.base, "log"));
                 return Err(self.corrupt_below(&path, 0, known.base, known.base));
@@ -592,17 +594,18 @@ impl Recovery<'_> {
         let whole = self.map_whole(path)?;
         let rest = &whole.bytes()[from as usize..];
         let used = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let rest = &rest[..used];
-        if used > 0 {
-            report.cut_bytes += used as u64;
-            if holds_a_batch(rest, next) {
-                report.suspect = true;
-                let mut name = path.file_stem().unwrap_or_default().to_os_string();
-                name.push(format!(".cut-{}", self.boot));
-                let saved = path.with_file_name(name);
-                self.save(&saved, rest).map_err(|e| Error::io("saving", &saved, e))?;
-                report.saved.push(saved);
-            }
+        if used == 0 {
+            return Ok(());
+        }
+        report.cut_bytes += used as u64;
+        // A whole batch may end in zeros (a last record without headers does), so the search goes on behind `used`.
+        if let Some(batch_end) = last_batch_end(rest, used, next) {
+            report.suspect = true;
+            let mut name = path.file_stem().unwrap_or_default().to_os_string();
+            name.push(format!(".cut-{}", self.boot));
+            let saved = path.with_file_name(name);
+            self.save(&saved, &rest[..used.max(batch_end)]).map_err(|e| Error::io("saving", &saved, e))?;
+            report.saved.push(saved);
         }
         Ok(())
     }
@@ -703,21 +706,27 @@ impl Whole {
     }
 }
 
-/// Whether a whole valid batch at or above `next` stands anywhere in bytes that are about to be cut.
+/// Where the last whole valid batch at or above `next` ends, in bytes that are about to be cut, if there is one that
+/// begins below `used`.
 ///
 /// Wherever a batch begins, byte 16 from there is the magic 2 and the lengths make sense; only such places are
 /// checksummed. Batches of lower offsets are an earlier life of the file and do not count.
-fn holds_a_batch(bytes: &[u8], next: Offset) -> bool {
+fn last_batch_end(bytes: &[u8], used: usize, next: Offset) -> Option<usize> {
+    let mut found = None;
     let mut at = 0;
-    while at + crate::batch::HEADER_BYTES <= bytes.len() {
-        if bytes[at + 16] == 2
-            && Header::parse(&bytes[at..])
-                .is_ok_and(|header| header.base_offset >= next && at + header.size() <= bytes.len())
-            && Batch::parse(&bytes[at..]).is_ok_and(|batch| batch.check_crc().is_ok())
-        {
-            return true;
+    while at < used && at + HEADER_BYTES <= bytes.len() {
+        let whole = (bytes[at + 16] == 2)
+            .then(|| Header::parse(&bytes[at..]).ok())
+            .flatten()
+            .filter(|header| header.base_offset >= next && at + header.size() <= bytes.len())
+            .filter(|_| Batch::parse(&bytes[at..]).is_ok_and(|batch| batch.check_crc().is_ok()));
+        match whole {
+            Some(header) => {
+                at += header.size();
+                found = Some(at);
+            }
+            None => at += 1,
         }
-        at += 1;
     }
-    false
+    found
 }

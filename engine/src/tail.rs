@@ -146,7 +146,8 @@ impl Tail {
             // This load also orders the copy after whoever used the window's earlier lap. A batch larger than the
             // window passes alone.
             let behind = self.behind.get().bytes();
-            if end - behind > self.window && behind != start.bytes() {
+            // (A stale `start` may lie behind `behind`; then the exchange fails and it is looked at again.)
+            if end.saturating_sub(behind) > self.window && behind != start.bytes() {
                 return Err(Refusal::WindowFull);
             }
             let end = Mark::new(last as u32, end);
