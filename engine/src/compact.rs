@@ -375,7 +375,7 @@ enum Stage {
     /// Noting keys.
     Noting,
     /// Copying the group that begins with this segment.
-    Copying { first: usize, copy: Option<Copy> },
+    Copying { first: usize, copy: Option<Box<Copy>> },
 }
 
 /// The new file, while it is being written.
@@ -573,11 +573,10 @@ impl Cleaning {
                 let record = record.map_err(|flaw| self.corrupt(segment, &flaw))?;
                 if let Some(key) = record.key()
                     && record.offset() >= self.dirty_from
+                    && !self.map.put(key, record.offset())
                 {
-                    if !self.map.put(key, record.offset()) {
-                        self.map_to = record.offset();
-                        return Ok(true);
-                    }
+                    self.map_to = record.offset();
+                    return Ok(true);
                 }
             }
         }
@@ -602,7 +601,7 @@ impl Cleaning {
         let result = self.copy_some(first, &mut copy, budget);
         match result {
             Ok(false) => self.stage = Stage::Copying { first, copy },
-            Ok(true) if self.looks_like_the_first(first, &copy) => {
+            Ok(true) if self.looks_like_the_first(first, copy.as_deref()) => {
                 self.group_max = self.at.segment - first;
                 self.stage = Stage::Copying { first, copy };
                 self.clean_up();
@@ -633,7 +632,7 @@ impl Cleaning {
     }
 
     /// Copies what is kept of the present segment; `true` at the end of the group.
-    fn copy_some(&mut self, first: usize, copy: &mut Option<Copy>, budget: &mut u64) -> Result<bool> {
+    fn copy_some(&mut self, first: usize, copy: &mut Option<Box<Copy>>, budget: &mut u64) -> Result<bool> {
         let mapped = self.mapped()?;
         let segment = self.segments[self.at.segment].clone();
         let end = segment.bytes();
@@ -655,8 +654,8 @@ impl Cleaning {
             let size = batch.bytes().len() as u32;
             let is_last = self.at.position + size == end;
             // Room is kept for all that is still to come as it is, so that nothing passes Kafka's 2 GiB.
-            let room =
-                copy.as_ref().map_or(self.at.position, Copy::len) as u64 + (end - self.at.position) as u64;
+            let room = copy.as_ref().map_or(self.at.position, |copy| copy.len()) as u64
+                + (end - self.at.position) as u64;
             let mut scratch = std::mem::take(&mut self.scratch);
             let fate = self.judge(&segment, &batch, &mut scratch, is_last, LIMIT as u64 - room);
             let outcome = match (fate, &mut *copy) {
@@ -693,15 +692,14 @@ impl Cleaning {
     /// Whether the new file would be exactly as long as the first of the several it stands for. A recovery that finds
     /// it beside the others, and no newer checkpoint, would take it for the old one; such a group is copied again
     /// with one segment less.
-    fn looks_like_the_first(&self, first: usize, copy: &Option<Copy>) -> bool {
-        self.at.segment > first
-            && copy.as_ref().is_some_and(|copy| copy.len() == self.segments[first].bytes())
+    fn looks_like_the_first(&self, first: usize, copy: Option<&Copy>) -> bool {
+        self.at.segment > first && copy.is_some_and(|copy| copy.len() == self.segments[first].bytes())
     }
 
     /// At the end of a segment: goes on with the next if it fits into the same file, else the group ends (`true`).
-    fn next_of_group(&mut self, first: usize, copy: &mut Option<Copy>) -> Result<bool> {
+    fn next_of_group(&mut self, first: usize, copy: &mut Option<Box<Copy>>) -> Result<bool> {
         let next = self.at.segment + 1;
-        let len = copy.as_ref().map_or(self.segments[first].bytes(), Copy::len) as u64;
+        let len = copy.as_ref().map_or(self.segments[first].bytes(), |copy| copy.len()) as u64;
         let fits = self.segments.get(next).is_some_and(|segment| {
             next - first < self.group_max
                 && !self.pinned.contains(&segment.base)
@@ -776,12 +774,12 @@ impl Cleaning {
         }
     }
 
-    fn begin_copy(&self, first: usize) -> Result<Copy> {
+    fn begin_copy(&self, first: usize) -> Result<Box<Copy>> {
         let base = self.segments[first].base;
         let path = self.core.folder.join(file_name(base, "log.cleaned"));
         let file = self.core.log.env.disk.open(&path, Open::CreateNew);
         let file = file.map_err(|e| Error::io("creating", &path, e))?;
-        Ok(Copy {
+        Ok(Box::new(Copy {
             base,
             file,
             path,
@@ -791,12 +789,12 @@ impl Cleaning {
             synced: 0,
             prefix: 0..self.at.position,
             dropped: None,
-        })
+        }))
     }
 
     /// Puts the new file in the place of the segments from `first` to the present one. `false` if that can no longer
     /// be done, because retention took some of them meanwhile.
-    fn replace(&mut self, first: usize, mut copy: Copy) -> Result<bool> {
+    fn replace(&mut self, first: usize, mut copy: Box<Copy>) -> Result<bool> {
         copy.flush()?;
         copy.sync()?;
         let core = &self.core;
@@ -901,4 +899,58 @@ fn checked<'m>(segment: &Segment, mapped: &'m Mapped, position: u32) -> Result<B
         segment.verify(batch.bytes(), position)?;
     }
     Ok(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SeededChance;
+    use std::collections::HashMap;
+
+    /// The oracle is the standard library's map.
+    #[test]
+    fn the_map_knows_the_last_offset_of_every_key_it_took() {
+        let mut map = OffsetMap::new(10_000, 1 << 20, &SeededChance::new(7));
+        let mut model = HashMap::new();
+        for n in 0..20_000u64 {
+            let key = (n * n % 9_973).to_le_bytes();
+            assert!(map.put(&key, Offset::new(n as i64)));
+            model.insert(key, n as i64);
+        }
+        for n in 0..20_000u64 {
+            let key = n.to_le_bytes();
+            assert_eq!(map.get(&key).map(Offset::get), model.get(&key).copied());
+        }
+        assert_eq!(map.get(b""), None);
+    }
+
+    #[test]
+    fn the_map_never_takes_more_memory_than_it_may() {
+        for (keys, bytes) in [(u64::MAX, 4096), (1_000_000, 64 << 10), (3, 1 << 30), (0, 4096)] {
+            let mut map = OffsetMap::new(keys, bytes, &SeededChance::new(1));
+            let allocated = map.slots.capacity() * size_of::<Slot>();
+            assert!(allocated <= bytes, "{allocated} of {bytes}");
+            assert!(allocated as u64 <= keys.saturating_mul(64) + 64, "{allocated} for {keys} keys");
+            let mut taken = 0u64;
+            while taken < keys && map.put(&taken.to_le_bytes(), Offset::new(taken as i64)) {
+                taken += 1;
+            }
+            // What did not fit was not taken; what is there can still be moved on.
+            assert!(taken == keys || taken as usize >= bytes / size_of::<Slot>() * 7 / 10);
+            assert_eq!(map.get(&taken.to_le_bytes()), None);
+            if taken > 0 {
+                assert!(map.put(&0u64.to_le_bytes(), Offset::new(i64::MAX)));
+                assert_eq!(map.get(&0u64.to_le_bytes()), Some(Offset::new(i64::MAX)));
+            }
+        }
+    }
+
+    /// Whoever knows one map's hashes knows nothing about the next one's.
+    #[test]
+    fn every_cleaning_hashes_by_its_own_secret() {
+        let chance = SeededChance::new(3);
+        let (one, two) = (OffsetMap::new(1, 4096, &chance), OffsetMap::new(1, 4096, &chance));
+        assert_ne!(one.hash(b"key"), two.hash(b"key"));
+        assert_ne!(one.hash(b"key")[0], one.hash(b"key")[1]);
+    }
 }
