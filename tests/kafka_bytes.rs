@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use girok::{Girok, OffsetReset};
 use girok_engine::batch::{
     Batch, BatchBuilder, Codec, CodecError, Control, HEADER_BYTES, Header, Record, Retained, Scratch,
     TimestampType, ValidBatch, batches, decompress, emptied, retain,
@@ -325,6 +327,74 @@ fn a_directory_of_kafkas_is_opened_read_and_appended_to() {
         let read = read_from(&partition, partition.start_offset());
         assert!(!read.is_empty() && bytes.ends_with(&read), "{folder}");
     }
+}
+
+/// What an application polls of Kafka's partitions: each record once, in order, with all that is in it, and none of
+/// Kafka's own markers.
+#[test]
+fn a_consumer_gets_every_record_and_no_marker() {
+    let dir = golden_directory();
+    let mut wanted: HashMap<TopicPartition, Vec<String>> = HashMap::new();
+    let mut markers = 0;
+    for (folder, base, _) in dumps() {
+        let name: TopicPartition = folder.parse().unwrap();
+        let start = if name.topic() == "g-single" { 5 } else { 0 };
+        for batch in batches(&log(&folder, &base)).map(Result::unwrap) {
+            if batch.header().is_control() {
+                markers += 1;
+                continue;
+            }
+            let mut scratch = Vec::new();
+            for record in plain(&batch, &mut scratch).records().map(Result::unwrap) {
+                if record.offset().get() >= start {
+                    let headers = record.headers().map(Result::unwrap);
+                    let headers = headers.map(|h| (h.key().into_owned(), h.value())).collect();
+                    let said =
+                        said(record.offset(), record.timestamp(), record.key(), record.value(), headers);
+                    wanted.entry(name.clone()).or_default().push(said);
+                }
+            }
+        }
+    }
+    assert!(markers >= 5);
+
+    let girok = Girok::open(dir.path()).unwrap();
+    let mut consumer = girok.consumer().auto_offset_reset(OffsetReset::Earliest).build().unwrap();
+    let partitions: Vec<_> = wanted.keys().cloned().collect();
+    consumer.assign(&partitions).unwrap();
+    let mut got: HashMap<TopicPartition, Vec<String>> = HashMap::new();
+    loop {
+        let records = consumer.poll(Duration::ZERO).unwrap();
+        if records.is_empty() {
+            break;
+        }
+        for record in &records {
+            let headers = record.headers().map(|h| (h.key().into_owned(), h.value())).collect();
+            let said = said(record.offset(), record.timestamp(), record.key(), record.value(), headers);
+            got.entry(record.topic_partition().clone()).or_default().push(said);
+        }
+    }
+    for (partition, wanted) in &wanted {
+        let got = got.get(partition).map_or(&[][..], |got| got);
+        // Our own coordinator goes on writing where Kafka's stopped.
+        let ours = if partition.topic() == "__consumer_offsets" { got.len() - wanted.len() } else { 0 };
+        assert!(got[..got.len() - ours] == wanted[..], "{partition}");
+        assert_eq!(
+            consumer.position(partition).unwrap(),
+            girok.log().partition(partition).unwrap().end_offset()
+        );
+    }
+}
+
+/// All that is in a record.
+fn said(
+    offset: Offset,
+    at: Timestamp,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: Vec<(String, Option<&[u8]>)>,
+) -> String {
+    format!("{offset} {at} {key:?} {value:?} {headers:?}")
 }
 
 /// Kafka's rule: the first record, by offset, whose time is at or after the one asked for. Markers do not count.

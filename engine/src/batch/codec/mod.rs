@@ -451,3 +451,38 @@ pub(super) fn feature_missing(feature: &str) -> Error {
         fix: format!("build girok with the feature \"{feature}\""),
     }
 }
+
+#[cfg(all(test, not(feature = "zstd")))]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, ValidBatch};
+    use crate::types::Timestamp;
+
+    /// A build without zstd meets a batch that Kafka compressed with it: it knows what it is, checks its checksum,
+    /// and says what is missing and where.
+    #[test]
+    fn a_codec_that_was_left_out_is_named() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/segments/g-zstd-0");
+        let path = golden.join("00000000000000000000.log");
+        let bytes = std::fs::read(&path).unwrap();
+        let batch = Batch::parse(&bytes).unwrap();
+        batch.check_crc().unwrap();
+        assert!(batch.records().next().unwrap().unwrap_err().found.contains("zstd"));
+
+        let error = decompress(&batch, &mut Vec::new(), 1 << 20).unwrap_err();
+        assert_eq!(error, CodecError::FeatureMissing("zstd"));
+        let told =
+            error.at(&TopicPartition::new("g-zstd", 0), batch.header().base_offset, &path, 0).to_string();
+        assert!(
+            told.starts_with("g-zstd-0 at offset 0: ") && told.contains("the feature \"zstd\""),
+            "{told}"
+        );
+
+        let refused = ValidBatch::check(batch.bytes(), 1 << 20).unwrap_err();
+        assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+        let mut builder = BatchBuilder::new(Codec::Zstd);
+        builder.append(Timestamp::from_millis(1), None, None, &[]).unwrap();
+        assert!(matches!(builder.finish(), Err(Error::Unsupported { .. })));
+        assert!(!Codec::Zstd.is_built_in());
+    }
+}
