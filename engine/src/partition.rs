@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -113,6 +113,8 @@ pub(crate) struct Core {
     log_start: AtomicI64,
     pub(crate) leader_epoch: AtomicI32,
     pub(crate) leader_epochs: Mutex<Vec<(i32, Offset)>>,
+    /// What an append must know of the configuration, in one word: the largest batch, and [`STAMPED`].
+    rules: AtomicU64,
     /// [`Durability`] that decides visibility, as a number: 0 written, 1 synced.
     visible_when: AtomicU8,
     /// Somebody is syncing.
@@ -234,10 +236,9 @@ impl Partition {
     pub fn try_append(&self, batch: &ValidBatch<'_>) -> Result<Appended> {
         let core = &self.0;
         core.check_writable()?;
-        let config = core.config();
-        core.check_size(batch, &config)?;
-        let stamp =
-            (config.timestamp_type == TimestampType::LogAppendTime).then(|| core.log.env.clock.wall());
+        let rules = core.rules.load(Ordering::Acquire);
+        core.check_size(batch, rules)?;
+        let stamp = (rules & STAMPED != 0).then(|| core.log.env.clock.wall());
         let stamped;
         let batch = match stamp {
             None => batch,
@@ -478,6 +479,7 @@ impl Core {
         let folder: Arc<std::path::Path> = log.dir.join(name.folder()).into();
         let epoch = leader_epochs.last().map_or(0, |(epoch, _)| *epoch);
         let visible_when = AtomicU8::new(u8::from(config.durability == Durability::Synced));
+        let rules = AtomicU64::new(append_rules(&config));
         Core {
             name,
             topic_id,
@@ -492,6 +494,7 @@ impl Core {
             leader_epoch: AtomicI32::new(epoch),
             leader_epochs: Mutex::new(leader_epochs),
             visible_when,
+            rules,
             leading: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
@@ -520,6 +523,7 @@ impl Core {
             partition.wait_for(partition.high_watermark(), Durability::Synced)?;
         }
         self.visible_when.store(when, Ordering::Release);
+        self.rules.store(append_rules(&config), Ordering::Release);
         self.config.put(Some(config));
         self.readable.wake_all();
         Ok(())
@@ -580,8 +584,8 @@ impl Core {
         self.check_poison()
     }
 
-    fn check_size(&self, batch: &ValidBatch<'_>, config: &TopicConfig) -> Result<()> {
-        let (size, max) = (batch.size(), config.max_message_bytes.min(config.segment_bytes) as usize);
+    fn check_size(&self, batch: &ValidBatch<'_>, rules: u64) -> Result<()> {
+        let (size, max) = (batch.size(), rules as u32 as usize);
         if size > max {
             return Err(Error::invalid(
                 "batch",
@@ -898,8 +902,8 @@ impl Core {
             self.check_writable()?;
             let end = full.tail.close();
             if end == Mark::default() {
-                // Empty: nothing to seal. (A configuration made smaller than what is open.)
-                full.tail.reopen();
+                // Empty, and still too small: the configuration was raised since it was opened. Open it again.
+                self.active.put(None);
                 return Ok(());
             }
             full.segment.seal(end);
@@ -1171,6 +1175,14 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// A bit of [`Core::rules`]: records get the time of their append.
+const STAMPED: u64 = 1 << 32;
+
+fn append_rules(config: &TopicConfig) -> u64 {
+    let stamped = config.timestamp_type == TimestampType::LogAppendTime;
+    config.max_message_bytes.min(config.segment_bytes) as u64 | if stamped { STAMPED } else { 0 }
 }
 
 /// More sealed segments than this may not wait for their sync.

@@ -99,12 +99,15 @@ pub(crate) struct Tail {
     allocated: AtomicU32,
     limit: u32,
     window: u32,
+    /// Nothing larger than the window fits, not even alone: the window is a buffer.
+    bounded: bool,
     ring: Box<[AtomicU64]>,
 }
 
 impl Tail {
     /// A tail that goes on where `published` stands. `limit` bytes is where the segment must seal; `window` bytes
-    /// may be in flight behind `behind` (rounded up to a power of two of at least 64 grains).
+    /// may be in flight behind `behind` (rounded up to a power of two of at least 64 grains). If it is not `published`
+    /// that is behind, the window is a buffer, and a larger batch has to go to another segment with a larger one.
     pub(crate) fn new(
         published: Arc<Cursor>,
         behind: Arc<Cursor>,
@@ -116,6 +119,7 @@ impl Tail {
         let at = published.get();
         Tail {
             reserved: CachePadded::new(AtomicU64::new(at.0)),
+            bounded: !Arc::ptr_eq(&published, &behind),
             published,
             behind,
             allocated: AtomicU32::new(allocated.min(LIMIT)),
@@ -136,7 +140,7 @@ impl Tail {
             let start = Mark(seen);
             let end = start.bytes() as u64 + bytes as u64;
             let last = start.records() as u64 + records as u64;
-            if end > self.limit as u64 || last > LIMIT as u64 {
+            if end > self.limit as u64 || last > LIMIT as u64 || (self.bounded && bytes > self.window) {
                 return Err(Refusal::SegmentFull);
             }
             let end = end as u32;
