@@ -224,17 +224,124 @@ fn kafka_dumps_what_we_wrote_with_every_codec() {
     assert_eq!(printed.matches("passed sanity check").count(), indexes.len(), "{printed}");
 }
 
+/// Copies a directory as it lies there: what another process, or a crash, would find.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if entry.is_dir() { copy(&entry, &to) } else { std::fs::copy(&entry, &to).map(drop).unwrap() }
+    }
+}
+
+/// A directory as a death leaves it has room behind the last batch, which is no batch; opened and closed once (which is
+/// what `girok close` does), every file ends with its last batch and has its indexes.
+#[test]
+fn kafka_dumps_a_crashed_directory_that_was_closed() {
+    let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let tp = TopicPartition::new("orders", 0);
+    let (log, _) = Log::open(Env::system(), dir.path(), LogConfig::default()).unwrap();
+    log.create_topic(tp.topic(), 1, TopicConfig { segment_bytes: 32 << 10, ..TopicConfig::default() })
+        .unwrap();
+    let known = append(&log, &tp, Codec::None, 0, 1000);
+    copy(dir.path(), crashed.path());
+    log.close().unwrap();
+
+    let logs = files(crashed.path(), &tp.folder(), &[".log"]);
+    let last = crashed.path().join(logs.last().unwrap());
+    assert_eq!(std::fs::read(&last).unwrap().last(), Some(&0), "the scene: room behind the last batch");
+    let (log, report) = Log::open(Env::system(), crashed.path(), LogConfig::default()).unwrap();
+    assert!(!report.clean && report.cut().next().is_none(), "{report:?}");
+    log.close().unwrap();
+
+    let names = files(crashed.path(), &tp.folder(), &[".log"]);
+    let test = "kafka_dumps_a_crashed_directory_that_was_closed";
+    let Some(printed) = kafka_dump_log(test, crashed.path(), &names, &DEEP) else { return };
+    check_logs(&by_file(&printed), &tp.folder(), Codec::None, &known);
+    let indexes = files(crashed.path(), &tp.folder(), &[".index", ".timeindex"]);
+    let printed = kafka_dump_log(test, crashed.path(), &indexes, &["--index-sanity-check"]).unwrap();
+    assert_eq!(printed.matches("passed sanity check").count(), indexes.len(), "{printed}");
+}
+
+/// What our compaction leaves, plain and compressed: batches with holes and batches that were emptied.
+#[test]
+fn kafka_dumps_what_our_compaction_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::system();
+    let clock = env.clock.clone();
+    let (log, _) =
+        Log::open(env, dir.path(), LogConfig { retention_check_ms: 1000, ..LogConfig::default() }).unwrap();
+    let config = TopicConfig {
+        cleanup_policy: CleanupPolicy::Compact,
+        segment_bytes: 4096,
+        min_cleanable_dirty_ratio: 0.0,
+        ..TopicConfig::default()
+    };
+    for codec in [Codec::None, Codec::Lz4] {
+        let topic = format!("t-{codec}");
+        log.create_topic(&topic, 1, config.clone()).unwrap();
+        let partition = log.partition(&TopicPartition::new(topic, 0)).unwrap();
+        let mut builder = BatchBuilder::new(codec);
+        for number in 0..2000i64 {
+            // A few keys are written again and again, some once.
+            let key =
+                if number % 10 == 0 { format!("once-{number}") } else { format!("often-{}", number % 7) };
+            let time = Timestamp::from_millis(1_700_000_000_000 + number);
+            builder.append(time, Some(key.as_bytes()), Some(number.to_string().as_bytes()), &[]).unwrap();
+            if builder.len() == 5 {
+                partition.append(&builder.finish().unwrap()).unwrap();
+                builder.clear();
+            }
+        }
+        partition.sync().unwrap();
+    }
+    let mut now = clock.now();
+    for _ in 0..20 {
+        now = now + std::time::Duration::from_secs(2);
+        log.step(now).unwrap();
+    }
+    log.close().unwrap();
+
+    let names: Vec<String> =
+        ["t-none-0", "t-lz4-0"].iter().flat_map(|folder| files(dir.path(), folder, &[".log"])).collect();
+    let test = "kafka_dumps_what_our_compaction_leaves";
+    let Some(printed) = kafka_dump_log(test, dir.path(), &names, &DEEP) else { return };
+    for folder in ["t-none-0", "t-lz4-0"] {
+        let dumps = by_file(&printed);
+        let lines: Vec<&str> = dumps
+            .iter()
+            .filter(|(name, _)| name.starts_with(folder))
+            .flat_map(|(_, text)| text.lines())
+            .collect();
+        let batches = lines.iter().filter(|line| line.starts_with("baseOffset"));
+        assert!(
+            batches.clone().count() > 0 && batches.clone().all(|line| line.ends_with("isvalid: true")),
+            "{folder}"
+        );
+        // By Kafka's reading, every key's last record is there, and most of what was superseded is not.
+        let mut last = BTreeMap::new();
+        let records: Vec<&&str> = lines.iter().filter(|line| line.starts_with('|')).collect();
+        for record in &records {
+            let (_, pair) = record.split_once("key: ").unwrap();
+            let (key, value) = pair.split_once(" payload: ").unwrap();
+            last.insert(key.to_string(), value.to_string());
+        }
+        for number in (0..2000).step_by(10) {
+            assert_eq!(last[&format!("once-{number}")], number.to_string(), "{folder}");
+        }
+        for key in 0..7 {
+            let expected = (0..2000).rev().find(|n| n % 10 != 0 && n % 7 == key).unwrap();
+            assert_eq!(last[&format!("often-{key}")], expected.to_string(), "{folder}");
+        }
+        assert!(records.len() < 500, "{folder}: {} of 2000 records are left", records.len());
+    }
+}
+
 /// A partition that Kafka wrote, appended to by us, is still Kafka's to read: its records first, then ours.
 #[test]
 fn kafka_reads_on_where_we_went_on() {
     let dir = tempfile::tempdir().unwrap();
     for folder in ["g-none-0", "g-zstd-0"] {
-        std::fs::create_dir(dir.path().join(folder)).unwrap();
-        for entry in std::fs::read_dir(golden().join("segments").join(folder)).unwrap() {
-            let entry = entry.unwrap();
-            let bytes = std::fs::read(entry.path()).unwrap();
-            std::fs::write(dir.path().join(folder).join(entry.file_name()), bytes).unwrap();
-        }
+        copy(&golden().join("segments").join(folder), &dir.path().join(folder));
     }
     let (log, _) = Log::open(Env::system(), dir.path(), LogConfig::default()).unwrap();
     let known = append(&log, &TopicPartition::new("g-none", 0), Codec::None, 200, 50);
