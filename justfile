@@ -36,10 +36,9 @@ demo *ARGS:
 
 # Every interleaving of reserve, publish, seal, truncate and wait.
 loom:
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
-        cargo test --release -p girok-engine --lib models
+    .ci/run loom
 
-# The engine's and the facade's tests under AddressSanitizer (nightly).
+# The engine's unit tests under AddressSanitizer (nightly).
 asan:
     RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/asan" \
         cargo +nightly test --target "$(rustc -vV | sed -n 's/^host: //p')" -p girok-engine --lib
