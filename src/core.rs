@@ -238,6 +238,12 @@ impl Core {
         producers.push(Arc::downgrade(lanes));
     }
 
+    /// Appends what any producer holds open.
+    pub(crate) fn append_all(&self) -> Result<()> {
+        let producers: Vec<_> = self.producers.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
+        producers.iter().fold(Ok(()), |first, lanes| first.and(lanes.append_all()))
+    }
+
     /// Does `task` at `at`. The background is told if it would have slept longer.
     pub(crate) fn set_timer(&self, at: Moment, task: Task) -> TimerKey {
         let key = (at, self.timers.next.fetch_add(1, Ordering::Relaxed));

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use girok_coordinator::{Clamped, Coordinator, Settings};
-use girok_engine::{Env, Log, LogConfig, Moment, RecoveryReport, Stats, TopicConfig};
+use girok_engine::{CheckpointReport, Env, Log, LogConfig, Moment, RecoveryReport, Stats, TopicConfig};
 
 use crate::admin::Admin;
 use crate::consumer::ConsumerBuilder;
@@ -159,6 +159,33 @@ impl Girok {
     /// Numbers, as they are now. They are also told to the `metrics` facade; see the crate's front page.
     pub fn stats(&self) -> Stats {
         self.0.core.log.stats()
+    }
+
+    /// Copies the directory to `to` while it is in use: every visible record, every acknowledged commit, and no commit
+    /// beyond its records. Sealed segments are shared, not copied. What producers hold open is appended first, and is in
+    /// the copy if its topic's durability lets it be visible by then. The copy opens as a cleanly closed directory does.
+    ///
+    /// ```
+    /// # use girok::{Girok, ProducerRecord, TopicConfig};
+    /// # let girok = Girok::temporary()?;
+    /// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+    /// # girok.producer().build()?.send(ProducerRecord::new("orders", "tea"))?.wait()?;
+    /// # let place = std::env::temp_dir().join(format!("girok-doc-copy-{}", std::process::id()));
+    /// girok.checkpoint(&place)?;
+    /// let copy = Girok::open(&place)?;
+    /// assert!(copy.recovery().clean);
+    /// # drop(copy);
+    /// # std::fs::remove_dir_all(&place).unwrap();
+    /// # Ok::<(), girok::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Log::checkpoint`]; `to` is not there then.
+    pub fn checkpoint(&self, to: impl AsRef<Path>) -> Result<CheckpointReport> {
+        let core = &self.0.core;
+        core.check()?;
+        core.append_all()?;
+        Ok(core.log.checkpoint(to)?)
     }
 
     /// The engine's door: everything below producers and consumers. Topics that are removed or get partitions through

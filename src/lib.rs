@@ -94,7 +94,7 @@ pub use girok_coordinator::{
 };
 pub use girok_engine::batch::Codec;
 pub use girok_engine::{
-    CheckCrcs, CleanupPolicy, Durability, Env, Log, LogConfig, Moment, Offset, PartitionReport, ReadMode,
-    RecoveryReport, RegionMode, Remedy, Stats, Timestamp, TimestampType, TopicConfig, TopicDescription,
-    TopicId, TopicPartition,
+    CheckCrcs, CheckpointReport, CleanupPolicy, Durability, Env, Log, LogConfig, Moment, Offset,
+    PartitionReport, ReadMode, RecoveryReport, RegionMode, Remedy, Stats, Timestamp, TimestampType,
+    TopicConfig, TopicDescription, TopicId, TopicPartition,
 };

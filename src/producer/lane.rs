@@ -125,7 +125,14 @@ impl Lane {
         if open.builder.is_empty() {
             open = self.begin_batch(lanes, open, bytes)?;
         }
-        open.builder.append(timestamp, key, value, headers)?;
+        if let Err(error) = open.builder.append(timestamp, key, value, headers) {
+            if open.builder.is_empty() {
+                // The batch that was begun for it never was; nobody holds a delivery of it.
+                open.slot = None;
+                lanes.buffered.fetch_sub(std::mem::take(&mut open.reserved), Ordering::Relaxed);
+            }
+            return Err(error.into());
+        }
         let index = open.builder.len() as u32 - 1;
         let slot = open.slot.as_ref().expect("a batch was begun above").clone();
         if self.linger.is_zero() {

@@ -1,0 +1,423 @@
+//! The directory itself: who has it, how it ends, forks, and what a broken disk leaves standing.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use girok::{Env, Error, Girok, Moment, Offset, ProducerRecord, Remedy, Timestamp, TopicConfig};
+use girok_engine::Clock;
+use girok_engine::batch::{BatchBuilder, Codec};
+
+use crate::support::SimWorld;
+use crate::{LONG, drain, orders, producer, reader, send_numbers, tp, values, written};
+
+/// The last handle closes the directory, whoever it is; the next open has nothing to recover.
+#[test]
+fn the_last_handle_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let girok = Girok::open(dir.path()).unwrap();
+    girok.admin().create_topic("orders", 1, TopicConfig::default()).unwrap();
+    let producer = producer(&girok);
+    let consumer = reader(&girok, 1);
+    drop(girok);
+    drop(producer.send(ProducerRecord::new("orders", "tea")).unwrap());
+    let held = Girok::open(dir.path()).unwrap_err();
+    assert_eq!(held.remedy(), Remedy::TryAgain);
+    assert!(held.to_string().contains(&std::process::id().to_string()), "the holder is named: {held}");
+    drop(producer);
+    drop(consumer);
+
+    let girok = Girok::open(dir.path()).unwrap();
+    assert!(girok.recovery().clean, "{:?}", girok.recovery());
+    assert_eq!(values(&reader(&girok, 1).poll(LONG).unwrap()), ["tea"]);
+}
+
+/// A temporary directory goes when it is closed; a mistyped path is found out.
+#[test]
+fn temporary_directories_go() {
+    let girok = Girok::temporary().unwrap();
+    let dir = girok.log().dir().to_path_buf();
+    assert!(dir.join("girok.lock").exists());
+    drop(girok);
+    assert!(!dir.exists());
+
+    let missing = Girok::builder().create(false).open(&dir).unwrap_err();
+    assert!(missing.to_string().contains(&dir.display().to_string()), "{missing}");
+    assert!(!dir.exists());
+}
+
+/// Closing twice is one close; everything afterwards says closed, and records that were polled stay.
+#[test]
+fn after_close_everything_says_so() {
+    let girok = orders(1);
+    let producer = producer(&girok);
+    send_numbers(&producer, "orders", 0, 3);
+    let mut consumer = girok.consumer().group_id("search").build().unwrap();
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    let records = consumer.poll(LONG).unwrap();
+    girok.close().unwrap();
+    girok.close().unwrap();
+    girok.close_timeout(Duration::from_secs(1)).unwrap();
+    let errors = [
+        producer.send(ProducerRecord::new("orders", "x")).unwrap_err(),
+        producer.flush().unwrap_err(),
+        consumer.poll(LONG).unwrap_err(),
+        consumer.commit().unwrap_err(),
+        girok.admin().list_topics().unwrap_err(),
+        girok.producer().build().unwrap_err(),
+        girok.consumer().build().unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error.engine(), Some(girok_engine::Error::Closed { .. })), "{error}");
+    }
+    assert_eq!(values(&records), ["0", "1", "2"]);
+    assert!(matches!(consumer.close(), Err(Error::Engine(girok_engine::Error::Closed { .. }))));
+}
+
+/// A poll that waits ends when the directory is closed.
+#[test]
+fn close_ends_a_waiting_poll() {
+    let girok = orders(1);
+    let mut consumer = reader(&girok, 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(30));
+            girok.close().unwrap();
+        });
+        let ended = consumer.poll(LONG).unwrap_err();
+        assert!(matches!(ended.engine(), Some(girok_engine::Error::Closed { .. })), "{ended}");
+    });
+}
+
+/// A clock that stops the background in its tracks, as a disk that hangs would.
+#[derive(Debug)]
+struct Stalling {
+    inner: Arc<dyn Clock>,
+    stalled: Mutex<bool>,
+    moved: Condvar,
+}
+
+impl Clock for Stalling {
+    fn now(&self) -> Moment {
+        let mut stalled = self.stalled.lock().unwrap();
+        while *stalled {
+            stalled = self.moved.wait(stalled).unwrap();
+        }
+        self.inner.now()
+    }
+    fn wall(&self) -> Timestamp {
+        self.inner.wall()
+    }
+}
+
+/// Whoever will not wait for a close is told that it goes on, and can ask again.
+#[test]
+fn a_close_can_be_waited_for_in_pieces() {
+    let env = Env::in_memory();
+    let clock =
+        Arc::new(Stalling { inner: env.clock.clone(), stalled: Mutex::new(false), moved: Condvar::new() });
+    let girok = Girok::builder().env(Env { clock: clock.clone(), ..env }).open("/log").unwrap();
+    girok.admin().create_topic("orders", 1, written()).unwrap();
+    *clock.stalled.lock().unwrap() = true;
+    let slow = girok.close_timeout(Duration::from_millis(30)).unwrap_err();
+    assert!(matches!(slow, Error::Timeout { .. }), "{slow}");
+    assert_eq!(slow.remedy(), Remedy::TryAgain);
+    *clock.stalled.lock().unwrap() = false;
+    clock.moved.notify_all();
+    girok.close_timeout(LONG).unwrap();
+}
+
+/// Opened by the helper process below.
+#[test]
+fn helper_tries_to_open() {
+    let Ok(dir) = std::env::var("GIROK_TEST_OPEN") else { return };
+    let says = match Girok::open(dir) {
+        Ok(_) => "opened".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    println!("RESULT {says}");
+}
+
+fn open_elsewhere(dir: &Path) -> String {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "directory::helper_tries_to_open", "--nocapture"])
+        .env("GIROK_TEST_OPEN", dir)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[allow(unsafe_code)]
+mod process {
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+        fn _exit(status: i32) -> !;
+    }
+
+    /// Runs `child` in a forked child; what it returned.
+    pub fn in_a_fork(child: impl FnOnce() -> u8) -> i32 {
+        // SAFETY: the child runs a few calls of ours that take no lock another thread could hold, and leaves by _exit,
+        // so neither the harness nor any destructor of the parent's runs twice.
+        unsafe {
+            match fork() {
+                0 => _exit(child() as i32),
+                pid => {
+                    assert!(pid > 0, "fork failed");
+                    let mut status = 0;
+                    assert_eq!(waitpid(pid, &mut status, 0), pid);
+                    assert_eq!(status & 0x7F, 0, "the child was killed");
+                    status >> 8
+                }
+            }
+        }
+    }
+}
+
+/// A forked child has the memory but not the thread: every call there is an error by that name, drops do nothing, the
+/// parent goes on, and the directory is still locked.
+#[test]
+fn a_fork_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let girok = Girok::open(dir.path()).unwrap();
+    girok.admin().create_topic("orders", 1, written()).unwrap();
+    let producer = girok.producer().linger(LONG).build().unwrap();
+    let mut consumer = girok.consumer().group_id("search").build().unwrap();
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    let open = producer.send(ProducerRecord::new("orders", "before the fork")).unwrap();
+
+    // The child owns copies of all of these and drops them.
+    let mut all = Some((girok, producer, consumer, open));
+    let wrong = process::in_a_fork(|| {
+        let (girok, producer, mut consumer, open) = all.take().expect("the child's own");
+        let is_forked = |error: Option<Error>| matches!(error, Some(Error::Engine(girok_engine::Error::Forked { opened_by, found, .. })) if opened_by != found);
+        let checks = [
+            is_forked(producer.send(ProducerRecord::new("orders", "x")).err()),
+            is_forked(producer.flush().err()),
+            is_forked(consumer.poll(Duration::from_millis(1)).err()),
+            is_forked(consumer.commit().err()),
+            is_forked(girok.admin().list_topics().err()),
+            is_forked(girok.close().err()),
+            is_forked(open.try_get().err()),
+            is_forked(open.wait().err()),
+        ];
+        drop((producer, consumer, girok));
+        checks.iter().position(|good| !good).map_or(0, |n| n as u8 + 1)
+    });
+    assert_eq!(wrong, 0, "check {wrong} of the child's did not say Forked");
+
+    let elsewhere = open_elsewhere(dir.path());
+    assert!(elsewhere.contains("is held by"), "the child's end let go of the lock: {elsewhere}");
+    let (girok, producer, mut consumer, open) = all.take().expect("the parent's own");
+    assert_eq!(open.wait().unwrap().offset, Offset::ZERO);
+    drop(producer.send(ProducerRecord::new("orders", "after the fork")).unwrap());
+    producer.flush().unwrap();
+    assert_eq!(values(&consumer.poll(LONG).unwrap()), ["before the fork", "after the fork"]);
+    consumer.commit().unwrap();
+    drop((producer, consumer));
+    girok.close().unwrap();
+    assert!(open_elsewhere(dir.path()).contains("RESULT opened"));
+}
+
+/// The sync of the offsets log fails once: commits fail and say why, polls and sends go on, and opening again brings back
+/// exactly what had been committed before.
+#[test]
+fn a_poisoned_offsets_log_stops_commits_only() {
+    let world = SimWorld::from_seed(31);
+    let open = || Girok::builder().env(world.env()).threads(false).open("/log").unwrap();
+    let girok = open();
+    girok.admin().create_topic("orders", 1, written()).unwrap();
+    send_numbers(&producer(&girok), "orders", 0, 4);
+    let mut consumer = girok.consumer().group_id("search").max_poll_records(1).build().unwrap();
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    assert_eq!(consumer.poll_now().unwrap().len(), 1);
+    consumer.commit().unwrap();
+
+    assert_eq!(consumer.poll_now().unwrap().len(), 1);
+    world.disk.fail_next_sync();
+    let failed = consumer.commit().unwrap_err();
+    assert!(failed.to_string().contains("__consumer_offsets-0 is poisoned"), "{failed}");
+    assert_eq!(failed.remedy(), Remedy::Restart);
+    assert_eq!(consumer.poll_now().unwrap().len(), 1);
+    assert!(consumer.commit().is_err());
+    drop(producer(&girok).send(ProducerRecord::new("orders", "more")).unwrap());
+    drop(consumer);
+    assert!(girok.close().is_err());
+    drop(girok);
+
+    world.disk.power_cut();
+    let girok = open();
+    let committed = girok.admin().list_group_offsets("search").unwrap();
+    assert_eq!(committed[&tp("orders", 0)].offset, Offset::new(1));
+}
+
+/// A power cut takes records that a commit covered: the commit is set back to the end, and the report says so.
+#[test]
+fn commits_never_point_past_the_end() {
+    let world = SimWorld::from_seed(32);
+    let open = || Girok::builder().env(world.env()).threads(false).open("/log").unwrap();
+    let girok = open();
+    girok.admin().create_topic("orders", 1, written()).unwrap();
+    send_numbers(&producer(&girok), "orders", 0, 3);
+    girok.log().partition(&tp("orders", 0)).unwrap().sync().unwrap();
+    // Written, and perhaps never on the medium; the commit that covers them is synced.
+    send_numbers(&producer(&girok), "orders", 0, 4);
+    let mut consumer = girok.consumer().group_id("search").build().unwrap();
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    assert_eq!(drain(&mut consumer).len(), 7);
+    let receipts = consumer.commit().unwrap();
+    assert_eq!(receipts[0].durability, girok::Durability::Written, "no more durable than what it covers");
+    world.disk.power_cut();
+    drop(consumer);
+    drop(girok);
+
+    let girok = open();
+    let end = girok.log().partition(&tp("orders", 0)).unwrap().end_offset();
+    let committed = girok.admin().list_group_offsets("search").unwrap()[&tp("orders", 0)].offset;
+    assert_eq!(committed, end);
+    if end < Offset::new(7) {
+        let clamped = &girok.recovery().clamped()[0];
+        assert_eq!((clamped.was, clamped.now), (Offset::new(7), end));
+    }
+}
+
+fn segment(dir: &Path, partition: i32) -> std::path::PathBuf {
+    dir.join(format!("orders-{partition}/00000000000000000000.log"))
+}
+
+/// One flipped bit: what stands before it is delivered, then the error names it each time, the position stays, the other
+/// partitions go on, and whoever seeks past it goes on there.
+#[test]
+fn damage_is_named_and_passed_by() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let girok = Girok::open(dir.path()).unwrap();
+        girok.admin().create_topic("orders", 2, written()).unwrap();
+        let producer = girok.producer().linger(Duration::ZERO).build().unwrap();
+        send_numbers(&producer, "orders", 0, 5);
+        send_numbers(&producer, "orders", 1, 5);
+        drop(producer);
+        girok.close().unwrap();
+    }
+    let mut bytes = std::fs::read(segment(dir.path(), 0)).unwrap();
+    let batch = bytes.len() / 5;
+    bytes[2 * batch + batch - 2] ^= 0x10;
+    std::fs::write(segment(dir.path(), 0), &bytes).unwrap();
+
+    let girok = Girok::open(dir.path()).unwrap();
+    let mut consumer = reader(&girok, 2);
+    let (mut seen, mut errors) = (Vec::new(), Vec::new());
+    for _ in 0..12 {
+        match consumer.poll_now() {
+            Ok(records) => seen.extend(records.iter().map(|r| (r.partition(), r.offset().get()))),
+            Err(error) => errors.push(error),
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]);
+    assert!(!errors.is_empty());
+    for error in &errors {
+        let says = error.to_string();
+        assert!(says.contains("orders-0/00000000000000000000.log"), "{says}");
+        assert_eq!(error.remedy(), Remedy::Restore);
+    }
+    assert_eq!(consumer.position(&tp("orders", 0)).unwrap(), Offset::new(2));
+    consumer.seek(&tp("orders", 0), Offset::new(3)).unwrap();
+    assert_eq!(drain(&mut consumer).iter().map(|(_, offset, _)| offset.get()).collect::<Vec<_>>(), [3, 4]);
+}
+
+/// A batch whose checksum is right and whose records are nonsense, as a broken client of a broker could have left it: what
+/// stands before it is delivered, it never is, and nobody panics over it.
+#[test]
+fn nonsense_with_a_good_checksum_is_never_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let girok = Girok::open(dir.path()).unwrap();
+        girok.admin().create_topic("orders", 1, written()).unwrap();
+        send_numbers(&producer(&girok), "orders", 0, 3);
+        girok.close().unwrap();
+    }
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.set_base_offset(Offset::new(3));
+    for _ in 0..2 {
+        builder.append(Timestamp::from_millis(1), None, Some(b"value"), &[]).unwrap();
+    }
+    let mut bad = Vec::new();
+    builder.encode_into(&mut bad).unwrap();
+    bad[61 + 4] = 0x7F; // the first record's key, longer than the record
+    let crc = crc32c(&bad[21..]);
+    bad[17..21].copy_from_slice(&crc.to_be_bytes());
+    let mut file = std::fs::OpenOptions::new().append(true).open(segment(dir.path(), 0)).unwrap();
+    file.write_all(&bad).unwrap();
+    drop(file);
+    // As if a broker had written it: adopted, so its checksums are all that is checked.
+    for ours in ["girok.checkpoint", "girok.meta"] {
+        std::fs::remove_file(dir.path().join(ours)).unwrap();
+    }
+
+    let girok = Girok::open(dir.path()).unwrap();
+    let mut consumer = reader(&girok, 1);
+    assert_eq!(values(&consumer.poll_now().unwrap()), ["0", "1", "2"]);
+    let error = consumer.poll_now().unwrap_err();
+    assert!(matches!(error, Error::BadBatch { offset, .. } if offset == Offset::new(3)), "{error}");
+    assert!(error.to_string().contains("seek past offset 4"), "{error}");
+    assert_eq!(consumer.position(&tp("orders", 0)).unwrap(), Offset::new(3));
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8)
+            .fold(crc ^ *byte as u32, |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 })
+    })
+}
+
+/// What the background counts reaches the recorder, and the names are those on the front page.
+#[test]
+fn numbers_reach_the_recorder() {
+    let world = SimWorld::from_seed(33);
+    let girok = Girok::builder().env(world.env()).threads(false).open("/log").unwrap();
+    girok.admin().create_topic("orders", 2, written()).unwrap();
+    send_numbers(&producer(&girok), "orders", 0, 10);
+    drain(&mut reader(&girok, 2));
+    world.clock.advance(Duration::from_secs(10));
+    let recorder = Recorder::default();
+    metrics::with_local_recorder(&recorder, || girok.step().unwrap());
+    let names = recorder.0.lock().unwrap().clone();
+    let front_page = include_str!("../../src/lib.rs");
+    assert!(names.len() >= 20, "{names:?}");
+    for name in &names {
+        assert!(front_page.contains(&format!("`{name}`")), "{name} is not on the front page");
+    }
+    assert_eq!(girok.stats().partitions, 2);
+    assert!(girok.background_error().is_none());
+}
+
+/// Remembers names.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<String>>);
+
+impl Recorder {
+    fn note(&self, key: &metrics::Key) {
+        self.0.lock().unwrap().push(key.name().to_owned());
+    }
+}
+
+impl metrics::Recorder for Recorder {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        self.note(key);
+        metrics::Counter::noop()
+    }
+    fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        self.note(key);
+        metrics::Gauge::noop()
+    }
+    fn register_histogram(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        self.note(key);
+        metrics::Histogram::noop()
+    }
+}
