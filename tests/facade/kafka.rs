@@ -71,9 +71,16 @@ fn counted(tp: &TopicPartition) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dump").join(tp.folder());
     // A partition that nothing was sent to was not dumped.
     let Ok(files) = std::fs::read_dir(folder) else { return 0 };
-    let logs =
-        files.map(|file| file.unwrap().path()).filter(|path| path.to_string_lossy().ends_with(".log.txt"));
-    let dumps: String = logs.map(|log| std::fs::read_to_string(log).unwrap()).collect();
+    let mut dumps = String::new();
+    for file in files.map(|file| file.unwrap().path()) {
+        let name = file.to_string_lossy().into_owned();
+        if name.ends_with(".log.txt") {
+            dumps += &std::fs::read_to_string(file).unwrap();
+        } else if name.ends_with(".log.txt.gz") {
+            let mut gunzip = flate2::read::GzDecoder::new(std::fs::File::open(file).unwrap());
+            gunzip.read_to_string(&mut dumps).unwrap();
+        }
+    }
     let batches =
         dumps.lines().filter(|line| line.starts_with("baseOffset") && line.contains("isControl: false"));
     batches
