@@ -18,6 +18,7 @@ pub mod batch;
 pub mod disk;
 pub mod wait;
 
+mod backup;
 mod checkpoint;
 mod chores;
 mod compact;
@@ -25,6 +26,7 @@ mod config;
 mod env;
 mod error;
 mod index;
+pub mod inspect;
 pub mod kafka_files;
 mod log;
 mod meta;
@@ -36,6 +38,7 @@ mod sync;
 mod tail;
 mod types;
 
+pub use backup::CheckpointReport;
 pub use config::{
     CheckCrcs, CleanupPolicy, INTERNAL_TOPICS, LogConfig, ReadMode, RegionMode, TimestampType, TopicConfig,
     check_topic_name, is_internal,
