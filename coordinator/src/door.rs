@@ -281,13 +281,17 @@ impl Coordinator {
         }
         beyond.sort();
         beyond.dedup();
+        let mut up_to = Offset::ZERO;
         for (partition, topic_id, end) in beyond {
-            let (reply, _) = self.act(&mut inner, Input::ClampTo { partition: &partition, topic_id, end })?;
+            let (reply, end) = self.act(&mut inner, Input::ClampTo { partition: &partition, topic_id, end })?;
             if let Reply::ClampTo(clamped) = reply {
                 report.clamped.extend(clamped);
             }
+            up_to = end;
         }
-        Ok(())
+        // Before anybody appends to those partitions. Once their ends have moved on, a commit whose clamp was lost in
+        // another power cut would point at a record that nobody has read.
+        self.ground.journal.wait_durable(up_to, Durability::Synced)
     }
 
     /// The settings it was opened with.
