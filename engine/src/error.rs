@@ -157,7 +157,7 @@ pub enum Error {
     },
 
     /// There is no room: the disk is full, or a limit of ours is reached.
-    #[error("no room for {doing} ({}): {source}; free some space, then try again: nothing was lost", path.display())]
+    #[error("no room for {doing} ({}): {source}; {}, then try again: nothing was lost", path.display(), make_room(source))]
     NoRoom {
         /// What needed room.
         doing: String,
@@ -168,7 +168,7 @@ pub enum Error {
     },
 
     /// The operating system refused something else.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {source}{}", path.display(), advice(source))]
     Io {
         /// What was being done: "opening", "growing", "syncing".
         doing: &'static str,
@@ -283,5 +283,28 @@ impl Error {
             found: found.into(),
             intact: intact.into(),
         }
+    }
+}
+
+/// What makes room depends on what there is too little of.
+fn make_room(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::FileTooLarge => {
+            "raise the limit on the size of files (ulimit -f), or choose a smaller segment.bytes"
+        }
+        io::ErrorKind::QuotaExceeded => "free some space or have the quota raised",
+        _ => "free some space",
+    }
+}
+
+/// What can be done about what the system refused, where its word alone does not tell.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; make the file system writable again (after an error on the medium the kernel may have made it \
+             read-only: its log tells), then try again"
+        }
+        io::ErrorKind::PermissionDenied => "; check that this user may write there, then try again",
+        _ => "",
     }
 }
