@@ -194,7 +194,7 @@ impl Admin {
             return Err(invalid(
                 "topic",
                 "one of your own",
-                format!("{name}"),
+                name,
                 &format!("{doing} it would take the groups' committed offsets; use the calls about groups"),
             ));
         }
@@ -447,6 +447,6 @@ impl Admin {
     /// # Errors
     /// Committed offsets that cannot be read.
     pub fn verify(&self, receipt: &Receipt) -> Result<Verdict> {
-        Ok(self.core()?.groups.of(&receipt.group)?.verify(receipt).wait().map_err(Error::from)?)
+        self.core()?.groups.of(&receipt.group)?.verify(receipt).wait().map_err(Error::from)
     }
 }

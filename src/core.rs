@@ -16,7 +16,8 @@ use std::time::Duration;
 use girok_engine::wait::{Ticket, Waiters, block_on};
 use girok_engine::{Log, Moment, Offset, Partition, TopicConfig, TopicPartition};
 
-use crate::error::{Error, Result};
+use crate::consumer::Sleeper;
+use crate::error::{Error, Result, do_all};
 use crate::fork::Process;
 use crate::groups::Groups;
 use crate::meters::Meters;
@@ -106,6 +107,7 @@ pub(crate) struct Core {
     groups_due: Mutex<Moment>,
     known: RwLock<HashMap<TopicPartition, Arc<Known>>>,
     producers: Mutex<Vec<Weak<Lanes>>>,
+    sleepers: Mutex<Vec<Weak<Sleeper>>>,
     threads: bool,
     /// The background's, while it runs.
     io_thread: OnceLock<ThreadId>,
@@ -148,6 +150,7 @@ impl Core {
             groups_due: Mutex::new(now),
             known: RwLock::new(HashMap::new()),
             producers: Mutex::new(Vec::new()),
+            sleepers: Mutex::new(Vec::new()),
             threads,
             io_thread: OnceLock::new(),
             poked: AtomicBool::new(false),
@@ -238,10 +241,17 @@ impl Core {
         producers.push(Arc::downgrade(lanes));
     }
 
+    /// A consumer that must be told when the directory closes.
+    pub(crate) fn register_sleeper(&self, sleeper: &Arc<Sleeper>) {
+        let mut sleepers = self.sleepers.lock().unwrap();
+        sleepers.retain(|other| other.strong_count() > 0);
+        sleepers.push(Arc::downgrade(sleeper));
+    }
+
     /// Appends what any producer holds open.
     pub(crate) fn append_all(&self) -> Result<()> {
         let producers: Vec<_> = self.producers.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
-        producers.iter().fold(Ok(()), |first, lanes| first.and(lanes.append_all()))
+        do_all(producers.iter().map(|lanes| lanes.append_all()))
     }
 
     /// Does `task` at `at`. The background is told if it would have slept longer.
@@ -313,6 +323,7 @@ impl Core {
     /// The background thread's life.
     pub(crate) fn run(self: Arc<Self>) {
         let _ = self.io_thread.set(thread::current().id());
+        let _if_it_panics = Bereaved(&self);
         let mut tickets = [Ticket::default(), Ticket::default()];
         while !self.close_wanted.load(Ordering::SeqCst) {
             let now = self.now();
@@ -349,8 +360,22 @@ impl Core {
             }
             first.and(closed)
         });
-        self.close_done.wake_all();
+        self.wake_the_last();
         outcome.clone()
+    }
+
+    /// Everybody who still waits looks once more, and finds it closed.
+    fn wake_the_last(&self) {
+        self.close_done.wake_all();
+        for sleeper in self.sleepers.lock().unwrap().drain(..).filter_map(|sleeper| sleeper.upgrade()) {
+            sleeper.waiters.wake_all();
+        }
+        let tasks = std::mem::take(&mut *self.timers.queue.lock().unwrap());
+        for task in tasks.into_values() {
+            if let Task::Wake(waker) = task {
+                waker.wake();
+            }
+        }
     }
 
     /// Closes, and waits for it at most so long.
@@ -381,5 +406,21 @@ impl Core {
     /// Whether somebody has begun to close it.
     pub(crate) fn is_closing(&self) -> bool {
         self.close_wanted.load(Ordering::SeqCst) || self.close_outcome.get().is_some()
+    }
+}
+
+/// A background that panicked closes nothing any more; those who wait for it are told.
+struct Bereaved<'a>(&'a Core);
+
+impl Drop for Bereaved<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let core = self.0;
+            core.closed.store(true, Ordering::SeqCst);
+            let cause = std::io::Error::other("it panicked, which is a bug; the next open recovers");
+            let error = girok_engine::Error::io("running the background thread of", core.log.dir(), cause);
+            let _ = core.close_outcome.set(Err(error.into()));
+            core.wake_the_last();
+        }
     }
 }

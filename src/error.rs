@@ -150,3 +150,14 @@ pub(crate) fn invalid(
 pub(crate) fn unsupported(what: &str, fix: &str) -> Error {
     Error::Engine(girok_engine::Error::Unsupported { what: what.into(), fix: fix.into() })
 }
+
+/// Does all of them, whatever fails on the way, and says what failed first.
+pub(crate) fn do_all(doings: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let mut first = Ok(());
+    for done in doings {
+        if first.is_ok() {
+            first = done;
+        }
+    }
+    first
+}

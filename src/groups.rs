@@ -12,7 +12,7 @@ use girok_coordinator::{
 };
 use girok_engine::{Log, TopicConfig, TopicPartition};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, do_all};
 
 /// Where committed offsets are kept.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -150,17 +150,18 @@ impl Groups {
 
     /// Old offsets expire, and the next open reads less. The first error, after all was tried.
     pub(crate) fn tick(&self) -> Result<()> {
-        self.existing().iter().filter_map(|one| one.as_ref().ok()).fold(Ok(()), |first, coordinator| {
-            let done = coordinator.expire().and_then(|_| coordinator.save_state());
-            first.and(done.map(|_| ()).map_err(Error::from))
-        })
+        let tick = |coordinator: &Coordinator| {
+            coordinator.expire()?;
+            coordinator.save_state()?;
+            Ok(())
+        };
+        do_all(self.existing().iter().flatten().map(tick))
     }
 
     /// So that the next open reads less.
     pub(crate) fn save(&self) -> Result<()> {
-        self.existing().iter().filter_map(|one| one.as_ref().ok()).fold(Ok(()), |first, coordinator| {
-            first.and(coordinator.save_state().map(|_| ()).map_err(Error::from))
-        })
+        let save = |coordinator: &Coordinator| coordinator.save_state().map(drop).map_err(Error::from);
+        do_all(self.existing().iter().flatten().map(save))
     }
 }
 

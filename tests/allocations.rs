@@ -159,3 +159,25 @@ fn a_send_allocates_once_a_batch() {
     let batches = 100_000 * 18 / 16_384;
     assert!(made <= 3 * batches, "{made} allocations for about {batches} batches");
 }
+
+/// With a thousand partitions and one busy one, a poll that finds a record and the look that finds no more cost the same
+/// few allocations as with one partition: the empty ones are not registered again and again.
+#[test]
+fn a_thousand_empty_partitions_cost_nothing() {
+    let girok = Girok::in_memory().unwrap();
+    let config = TopicConfig { durability: Durability::Written, ..TopicConfig::default() };
+    girok.admin().create_topic("orders", 1000, config).unwrap();
+    let mut consumer = girok.consumer().build().unwrap();
+    consumer.assign(&(0..1000).map(|n| TopicPartition::new("orders", n)).collect::<Vec<_>>()).unwrap();
+    assert!(consumer.poll_now().unwrap().is_empty());
+    let producer = girok.producer().linger(Duration::ZERO).build().unwrap();
+    let topic = producer.topic("orders").unwrap();
+    for _ in 0..100 {
+        drop(producer.send_to(&topic, Some(617), None, Some(b"tea")).unwrap());
+        let made = allocations(|| {
+            assert_eq!(consumer.poll_now().unwrap().len(), 1);
+            assert!(consumer.poll_now().unwrap().is_empty());
+        });
+        assert!(made <= 10, "{made} allocations");
+    }
+}

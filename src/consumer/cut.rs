@@ -22,7 +22,9 @@ pub(crate) struct Cut {
     pub(crate) resume: usize,
 }
 
-/// Takes up to `max` records from `from` on, beginning with the batch at `start`. Stops before a compressed batch.
+/// Takes up to `max` records from `from` on, beginning with the batch at `start`. Stops before a compressed batch, and
+/// before one that does not fit any more: only a batch that is larger than `max` by itself is taken in pieces, because
+/// the way to the second piece leads through the first.
 /// A cut without records means: nothing but control batches and holes up to `next`, go on from `resume`.
 pub(crate) fn cut(bytes: &[u8], start: usize, from: Offset, max: usize) -> Result<Cut, Flaw> {
     let mut cut = Cut { start, end: start, from, next: from, len: 0, resume: start };
@@ -47,6 +49,9 @@ pub(crate) fn cut(bytes: &[u8], start: usize, from: Offset, max: usize) -> Resul
         } else {
             count_sparse(&Batch::parse(&bytes[cut.resume..])?, first, room)?
         };
+        if up_to < header.next_offset() && cut.len > 0 {
+            break;
+        }
         cut.len += here;
         if up_to >= header.next_offset() {
             cut.pass(&header, behind);

@@ -32,9 +32,10 @@ use crate::error::{Error, Result, invalid, unsupported};
 use crate::girok::Handle;
 use cut::{cut, walk};
 use pool::Pool;
-use ready::{Ready, Sleeper};
+use ready::Ready;
 use records::Keep;
 
+pub(crate) use ready::Sleeper;
 pub use records::{Header, Headers, Iter, Record, Records};
 
 /// Where to read on when there is no committed offset, or no record at it any more (`auto.offset.reset`).
@@ -199,6 +200,7 @@ impl ConsumerBuilder {
             }
         }
         let sleeper = Arc::new(Sleeper::default());
+        handle.core.register_sleeper(&sleeper);
         let auto_commit_due = handle.core.now() + settings.auto_commit_interval;
         Ok(Consumer {
             handle,

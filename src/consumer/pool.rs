@@ -66,7 +66,8 @@ mod tests {
         buffer.extend_from_slice(&[7; 1000]);
         let address = buffer.as_ptr();
         let shared = pool.share(buffer);
-        assert_ne!(pool.take().as_ptr(), address, "it is still held");
+        let other = pool.take();
+        assert_ne!(other.as_ptr(), address, "it is still held");
         drop(shared);
         let again = pool.take();
         assert_eq!((again.as_ptr(), again.len()), (address, 0));

@@ -24,7 +24,7 @@ use girok_engine::batch::Codec;
 use girok_engine::{Durability, Timestamp, TopicPartition, is_internal};
 
 use crate::core::Core;
-use crate::error::{Error, Result, invalid, unsupported};
+use crate::error::{Error, Result, do_all, invalid, unsupported};
 use crate::girok::Handle;
 use crate::partitioner::{self, Partitioner, Strategy, partition_for_key};
 
@@ -478,15 +478,15 @@ impl Lanes {
 
     /// Appends every open batch; the first error, after all were tried.
     pub(crate) fn append_all(&self) -> Result<()> {
-        self.all().iter().fold(Ok(()), |first, lane| first.and(lane.append_open(self.settings.max_block)))
+        do_all(self.all().iter().map(|lane| lane.append_open(self.settings.max_block)))
     }
 
     fn wait_all(&self) -> Result<()> {
-        self.all().iter().fold(Ok(()), |first, lane| first.and(lane.wait_durable()))
+        do_all(self.all().iter().map(|lane| lane.wait_durable()))
     }
 
     /// Appends every open batch and takes no more records.
     pub(crate) fn close(&self) -> Result<()> {
-        self.all().iter().fold(Ok(()), |first, lane| first.and(lane.close(self.settings.max_block)))
+        do_all(self.all().iter().map(|lane| lane.close(self.settings.max_block)))
     }
 }

@@ -122,7 +122,7 @@ fn seeking_finds_the_record() {
         assert_eq!((records.first_offset().get(), records.len() as i64), (offset, 100 - offset));
         assert_eq!(values(&records)[0], offset.to_string());
     }
-    consumer.seek_to_end(&[orders.clone()]).unwrap();
+    consumer.seek_to_end(std::slice::from_ref(&orders)).unwrap();
     assert!(consumer.poll_now().unwrap().is_empty());
     consumer.seek_to_beginning(&[]).unwrap();
     assert_eq!(consumer.poll_now().unwrap().len(), 100);

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use girok::{Env, Error, Girok, Moment, Offset, ProducerRecord, Remedy, Timestamp, TopicConfig};
 use girok_engine::Clock;
@@ -75,18 +75,41 @@ fn after_close_everything_says_so() {
     assert!(matches!(consumer.close(), Err(Error::Engine(girok_engine::Error::Closed { .. }))));
 }
 
-/// A poll that waits ends when the directory is closed.
+/// A poll that waits ends when the directory is closed, also one that waits for nothing because all is paused.
 #[test]
 fn close_ends_a_waiting_poll() {
-    let girok = orders(1);
-    let mut consumer = reader(&girok, 1);
+    for paused in [false, true] {
+        let girok = orders(1);
+        let mut consumer = reader(&girok, 1);
+        if paused {
+            consumer.pause(&[tp("orders", 0)]).unwrap();
+        }
+        close_meanwhile(&girok, || {
+            let begun = Instant::now();
+            let ended = consumer.poll(LONG).unwrap_err();
+            assert!(matches!(ended.engine(), Some(girok_engine::Error::Closed { .. })), "{ended}");
+            assert!(begun.elapsed() < LONG / 2);
+        });
+    }
+}
+
+/// And so does a delivery that is awaited: it is told what became of it.
+#[test]
+fn close_ends_an_awaited_delivery() {
+    let girok = Girok::in_memory().unwrap();
+    girok.admin().create_topic("orders", 1, TopicConfig::default()).unwrap();
+    let sent =
+        girok.producer().linger(LONG).build().unwrap().send(ProducerRecord::new("orders", "tea")).unwrap();
+    close_meanwhile(&girok, || drop(crate::run(sent)));
+}
+
+fn close_meanwhile(girok: &Girok, during: impl FnOnce()) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_millis(30));
             girok.close().unwrap();
         });
-        let ended = consumer.poll(LONG).unwrap_err();
-        assert!(matches!(ended.engine(), Some(girok_engine::Error::Closed { .. })), "{ended}");
+        during();
     });
 }
 
