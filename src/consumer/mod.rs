@@ -394,7 +394,7 @@ impl Consumer {
         self.by_name.clear();
         let mut assigned = std::mem::take(&mut self.assigned);
         for held in &mut assigned {
-            held.known.partition.leave_room(&mut held.ticket);
+            held.known.partition.leave_readable(&mut held.ticket);
         }
         assigned
     }

@@ -131,10 +131,7 @@ impl Delivery {
         let mut ticket = Ticket::default();
         let mut context = Context::from_waker(Waker::noop());
         let looked = poll_durable(&self.slot, &appended, wanted, &mut ticket, &mut context);
-        match wanted {
-            Durability::Written => partition.leave_room(&mut ticket),
-            Durability::Synced => partition.leave_durable(&mut ticket),
-        }
+        partition.leave_durable(&mut ticket);
         Ok(looked?.is_ready().then(|| self.metadata(&appended, wanted)))
     }
 
@@ -212,7 +209,7 @@ impl Drop for Delivery {
         if self.slot.lane.core().process.is_current() {
             let partition = self.slot.lane.partition();
             self.slot.waiters.leave(&mut waiting.appended);
-            partition.leave_room(&mut waiting.written);
+            partition.leave_durable(&mut waiting.written);
             partition.leave_durable(&mut waiting.synced);
         }
     }
