@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     /// One checkpoint at a time; holds when the last was written.
     saving: Mutex<Option<Moment>>,
     retention_at: Mutex<Option<Moment>>,
+    /// When the background next lets go of mappings that nobody has.
+    unmap_at: Mutex<Option<Moment>>,
     pub(crate) cleaner: Mutex<Cleaner>,
     boot: u64,
 }
@@ -264,6 +266,7 @@ impl Log {
             meta: Mutex::new(meta.clone()),
             saving: Mutex::new(None),
             retention_at: Mutex::new(None),
+            unmap_at: Mutex::new(None),
             cleaner: Mutex::default(),
             boot,
         });
@@ -748,7 +751,7 @@ impl Shared {
         keep(self.step_retention(now, &mut next));
         keep(self.step_compaction(now, &mut next));
         keep(self.step_checkpoint(now, &mut next));
-        self.bound_mappings();
+        self.step_mappings(now, &mut next);
         first.map(|()| next)
     }
 
@@ -833,11 +836,23 @@ impl Shared {
         if self.gauges.regions.load(Ordering::Relaxed) > 0 { self.save_checkpoint() } else { Ok(()) }
     }
 
-    /// Lets mappings of sealed segments go when there are too many; readers map again what they still need.
-    fn bound_mappings(&self) {
-        if self.gauges.mappings.load(Ordering::Relaxed) <= self.config.mappings_max as usize {
+    /// Lets the mappings of segments go that nobody appends to: all of them now and then, so that what was read once
+    /// is not held for ever, and at once when there are too many. Views and readers keep what they have; whoever comes
+    /// next maps again, which is two system calls in every `idle_ms`.
+    fn step_mappings(&self, now: Moment, next: &mut Moment) {
+        let mappings = self.gauges.mappings.load(Ordering::Relaxed);
+        let regions = self.gauges.regions.load(Ordering::Relaxed);
+        let mut at = self.unmap_at.lock().unwrap();
+        if mappings <= regions {
+            *at = None;
             return;
         }
+        let due = *at.get_or_insert(now + Duration::from_millis(self.config.idle_ms));
+        if now < due && mappings <= self.config.mappings_max as usize {
+            *next = (*next).min(due);
+            return;
+        }
+        *at = None;
         for core in self.live() {
             for segment in &core.list().0 {
                 if segment.sealed_end().is_some() || core.active.get().is_none() {
