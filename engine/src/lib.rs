@@ -31,6 +31,8 @@ pub mod kafka_files;
 mod log;
 mod meta;
 mod partition;
+#[cfg(all(test, not(loom)))]
+mod partition_tests;
 mod recover;
 mod segment;
 mod slot;

@@ -611,7 +611,7 @@ impl Core {
         Error::Poisoned { partition: self.name.clone(), cause }
     }
 
-    fn publish(&self, active: &Active, room: crate::tail::Reservation) -> Result<()> {
+    pub(crate) fn publish(&self, active: &Active, room: crate::tail::Reservation) -> Result<()> {
         if !active.tail.publish(room) {
             return Ok(());
         }
