@@ -118,7 +118,6 @@ pub(crate) struct Core {
     close_wanted: AtomicBool,
     close_outcome: OnceLock<Result<()>>,
     close_done: Waiters,
-    closing: Mutex<()>,
     /// A directory that goes when the log does.
     temporary: Option<PathBuf>,
 }
@@ -159,7 +158,6 @@ impl Core {
             close_wanted: AtomicBool::new(false),
             close_outcome: OnceLock::new(),
             close_done: Waiters::new(),
-            closing: Mutex::new(()),
             temporary,
         })
     }
@@ -343,7 +341,8 @@ impl Core {
 
     /// Closes on this thread, once; whoever comes later hears the same.
     fn close_here(&self) -> Result<()> {
-        let _one = self.closing.lock().unwrap();
+        // Also where a last handle is dropped on the background thread itself, which must not go on then.
+        self.close_wanted.store(true, Ordering::SeqCst);
         let outcome = self.close_outcome.get_or_init(|| {
             let mut first = Ok(());
             let producers: Vec<_> = self.producers.lock().unwrap().drain(..).collect();

@@ -233,7 +233,8 @@ impl Girok {
     /// [`close`](Self::close) that waits at most so long.
     ///
     /// # Errors
-    /// [`Error::Timeout`]: the closing goes on in the background, and the directory stays locked until it is done.
+    /// [`Error::Timeout`]: the closing goes on in the background, and the directory stays locked until it is done. Handles
+    /// that are dropped meanwhile do not wait for it.
     pub fn close_timeout(&self, timeout: Duration) -> Result<()> {
         self.0.core.close(Some(timeout))
     }

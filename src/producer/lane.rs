@@ -281,7 +281,7 @@ impl Lane {
         }
     }
 
-    /// Appends the batch that `slot` is of, if it is still open. Never waits for room: `false` if there was none.
+    /// Appends the batch that `slot` is of, if it is still open.
     pub(crate) fn append_slot(&self, slot: &Slot, wait: Duration) -> Result<()> {
         let Some(lanes) = self.lanes.upgrade() else { return Ok(()) };
         let mut open = self.lock();

@@ -275,6 +275,77 @@ fn a_poisoned_offsets_log_stops_commits_only() {
     assert_eq!(committed[&tp("orders", 0)].offset, Offset::new(1));
 }
 
+/// A damaged log of committed offsets is an error with the place named. Nobody who has a group starts from zero because
+/// of it; whoever has none reads on.
+#[test]
+fn damaged_offsets_are_never_taken_for_none() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let girok = Girok::open(dir.path()).unwrap();
+        girok.admin().create_topic("orders", 1, written()).unwrap();
+        send_numbers(&producer(&girok), "orders", 0, 4);
+        let mut consumer = girok.consumer().group_id("search").build().unwrap();
+        consumer.assign(&[tp("orders", 0)]).unwrap();
+        drain(&mut consumer);
+        consumer.close().unwrap();
+        girok.close().unwrap();
+    }
+    std::fs::remove_file(dir.path().join("girok-groups.state")).unwrap();
+    let offsets = dir.path().join("__consumer_offsets-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&offsets).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&offsets, bytes).unwrap();
+
+    let girok = Girok::open(dir.path()).unwrap();
+    assert!(
+        girok.recovery().notes.iter().any(|note| note.contains("committed offsets")),
+        "{:?}",
+        girok.recovery()
+    );
+    let mut consumer = girok.consumer().group_id("search").build().unwrap();
+    let errors = [
+        consumer.assign(&[tp("orders", 0)]).unwrap_err(),
+        girok.admin().list_group_offsets("search").unwrap_err(),
+        girok.admin().list_groups().unwrap_err(),
+        girok.coordinator("search").unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.to_string().contains("__consumer_offsets-0"), "{error}");
+        assert_eq!(error.remedy(), Remedy::Restore);
+    }
+    assert!(consumer.poll_now().is_err(), "nothing was assigned");
+    assert_eq!(drain(&mut reader(&girok, 1)).len(), 4);
+}
+
+/// The last handle may be let go by the background itself: it closes, and ends.
+#[test]
+fn the_background_may_hold_the_last_handle() {
+    struct Holder(Mutex<Option<Girok>>);
+    impl std::task::Wake for Holder {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let girok = Girok::open(dir.path()).unwrap();
+    girok.admin().create_topic("orders", 1, TopicConfig::default()).unwrap();
+    let mut sent = producer(&girok).send(ProducerRecord::new("orders", "tea")).unwrap();
+    let waker = Arc::new(Holder(Mutex::new(Some(girok)))).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    // The sync that this asks for is led by the background, which then wakes the holder.
+    drop(std::pin::Pin::new(&mut sent).poll(&mut context));
+    drop(waker);
+    let begun = Instant::now();
+    let girok = loop {
+        match Girok::open(dir.path()) {
+            Ok(girok) => break girok,
+            Err(error) => assert!(begun.elapsed() < LONG, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(girok.recovery().clean, "{:?}", girok.recovery());
+}
+
 /// A power cut takes records that a commit covered: the commit is set back to the end, and the report says so.
 #[test]
 fn commits_never_point_past_the_end() {
