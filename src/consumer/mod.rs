@@ -208,6 +208,7 @@ impl ConsumerBuilder {
             by_name: HashMap::new(),
             ready: Ready::new(0, sleeper.clone()),
             turn: 0,
+            unprocessed: None,
             sleeper,
             ticket: Ticket::default(),
             pool: Pool::default(),
@@ -227,6 +228,9 @@ struct Assigned {
     reader: Reader,
     /// The offset of the next record to be returned; `None` where no rule gives one.
     position: Option<Offset>,
+    /// Where the records that the last poll returned begin, if they are of this partition: the next poll says that they
+    /// are processed.
+    unprocessed: Option<Offset>,
     /// What was last committed from here, or found committed.
     committed: Option<Offset>,
     /// The position was set and not yet looked at.
@@ -243,6 +247,7 @@ struct Assigned {
 impl Assigned {
     fn set_position(&mut self, to: Option<Offset>) {
         self.position = to;
+        self.unprocessed = None;
         self.is_new = true;
         (self.view, self.plain) = (None, None);
         if let Some(to) = to {
@@ -250,8 +255,13 @@ impl Assigned {
         }
     }
 
+    /// Behind the last record that is processed.
+    fn processed(&self) -> Option<Offset> {
+        self.unprocessed.or(self.position)
+    }
+
     fn is_dirty(&self) -> bool {
-        self.position.is_some() && self.position != self.committed
+        self.processed().is_some() && self.processed() != self.committed
     }
 
     fn flawed(&self, batch: Option<&Batch<'_>>, flaw: Flaw) -> Error {
@@ -299,6 +309,8 @@ pub struct Consumer {
     ready: Arc<Ready>,
     /// Whose turn it is.
     turn: usize,
+    /// Whose records the last poll returned.
+    unprocessed: Option<usize>,
     sleeper: Arc<Sleeper>,
     ticket: Ticket,
     pool: Pool,
@@ -332,7 +344,8 @@ pub type CommitResults = Vec<(TopicPartition, Result<Receipt, Reject>)>;
 impl Consumer {
     /// Reads these partitions from now on, and no others. Those it has already keep their positions and pauses; a new one
     /// begins at the group's committed offset, or where [`auto_offset_reset`](ConsumerBuilder::auto_offset_reset) says.
-    /// With automatic commits, what was processed is committed before partitions go.
+    /// With automatic commits, what was processed is committed before partitions go; the records of the last poll are not
+    /// among that, for only the next one says so.
     ///
     /// # Errors
     /// An unknown topic or partition, or committed offsets that cannot be read; the assignment stays as it was.
@@ -376,6 +389,7 @@ impl Consumer {
                 known,
                 reader,
                 position,
+                unprocessed: None,
                 committed: found,
                 is_new: true,
                 paused: false,
@@ -385,6 +399,7 @@ impl Consumer {
                 ticket: Ticket::default(),
             });
         }
+        self.unprocessed = assigned.iter().position(|held| held.unprocessed.is_some());
         (self.assigned, self.by_name, self.ready, self.turn) = (assigned, by_name, ready, 0);
         Ok(())
     }
@@ -496,6 +511,7 @@ impl Consumer {
         if self.assigned.is_empty() {
             return Err(invalid("poll", "a consumer with partitions", "none", "assign partitions first"));
         }
+        self.set_processed();
         if self.commits_automatically() && self.handle.core.now() >= self.auto_commit_due {
             self.auto_commit(false);
         }
@@ -510,6 +526,8 @@ impl Consumer {
             self.turn = (index + 1) % self.assigned.len();
             match self.take(index) {
                 Ok(Some(records)) => {
+                    self.assigned[index].unprocessed = Some(records.from);
+                    self.unprocessed = Some(index);
                     let meters = &self.handle.core.meters;
                     meters.polls.add(1);
                     meters.polled_records.add(records.len as u64);
@@ -526,6 +544,13 @@ impl Consumer {
             }
         }
         Ok(None)
+    }
+
+    /// What the last poll returned is processed.
+    fn set_processed(&mut self) {
+        if let Some(index) = self.unprocessed.take() {
+            self.assigned[index].unprocessed = None;
+        }
     }
 
     /// Nothing to read: the log sets the bit again when there may be.
@@ -885,6 +910,12 @@ impl Consumer {
     /// [`Error::NoGroup`].
     pub fn commit_async(&mut self) -> Result<PendingCommit> {
         self.handle.core.check()?;
+        self.group("commit")?;
+        self.set_processed();
+        self.commit_processed()
+    }
+
+    fn commit_processed(&mut self) -> Result<PendingCommit> {
         let (group, coordinator) = self.group("commit")?;
         let dirty: Vec<usize> =
             (0..self.assigned.len()).filter(|&index| self.assigned[index].is_dirty()).collect();
@@ -895,7 +926,7 @@ impl Consumer {
             for (&index, result) in dirty.iter().zip(commit.results()) {
                 if result.is_ok() {
                     let held = &mut self.assigned[index];
-                    held.committed = held.position;
+                    held.committed = held.processed();
                 }
             }
         }
@@ -948,7 +979,7 @@ impl Consumer {
             return;
         }
         self.auto_commit_due = self.handle.core.now() + self.settings.auto_commit_interval;
-        let done = self.commit_async().and_then(|pending| {
+        let done = self.commit_processed().and_then(|pending| {
             if wait { pending.wait_all(self).map(|_| ()) } else { pending.first_refusal() }
         });
         self.auto_commit_error = done.err();
@@ -983,7 +1014,7 @@ fn reset_position(reset: OffsetReset, known: &Known) -> Option<Offset> {
 }
 
 fn entry(held: &Assigned) -> CommitEntry {
-    let position = held.position.unwrap_or_default();
+    let position = held.processed().unwrap_or_default();
     let partition = &held.known.partition;
     let epoch = if position > Offset::ZERO { partition.leader_epoch_at(position + -1) } else { -1 };
     CommitEntry::new(held.tp.clone(), position).with_leader_epoch(epoch).with_topic_id(partition.topic_id())

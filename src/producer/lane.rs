@@ -64,6 +64,15 @@ struct Open {
     closed: bool,
 }
 
+impl Open {
+    /// A batch that was begun, if one still is, never was; nobody holds a delivery of it.
+    fn abandon(&mut self, lanes: &Lanes) {
+        self.slot = None;
+        self.builder.clear();
+        lanes.buffered.fetch_sub(std::mem::take(&mut self.reserved), Ordering::Relaxed);
+    }
+}
+
 impl Lane {
     pub(crate) fn new(lanes: &Arc<Lanes>, known: Arc<Known>) -> Self {
         Lane {
@@ -127,16 +136,18 @@ impl Lane {
         }
         if let Err(error) = open.builder.append(timestamp, key, value, headers) {
             if open.builder.is_empty() {
-                // The batch that was begun for it never was; nobody holds a delivery of it.
-                open.slot = None;
-                lanes.buffered.fetch_sub(std::mem::take(&mut open.reserved), Ordering::Relaxed);
+                open.abandon(lanes);
             }
             return Err(error.into());
         }
         let index = open.builder.len() as u32 - 1;
         let slot = open.slot.as_ref().expect("a batch was begun above").clone();
-        if self.linger.is_zero() {
-            self.append_batch(lanes, &mut open, settings.max_block)?;
+        if self.linger.is_zero()
+            && let Err(error) = self.append_batch(lanes, &mut open, settings.max_block)
+        {
+            // Not in time: the record must not be appended later, for its sender may send it again.
+            open.abandon(lanes);
+            return Err(error);
         }
         drop(open);
         Ok(Delivery::new(slot, index, timestamp))
@@ -172,7 +183,9 @@ impl Lane {
             }
             if !open.builder.is_empty() {
                 // Somebody began a batch here meanwhile; the record joins it, or it goes first.
-                if open.builder.estimated_bytes() + record_bytes <= settings.batch_size {
+                if open.builder.estimated_bytes() + record_bytes
+                    <= settings.batch_size.min(open.batch_bytes_max)
+                {
                     return Ok(open);
                 }
                 self.append_batch(lanes, &mut open, settings.max_block)?;
@@ -317,7 +330,11 @@ impl Lane {
     pub(crate) fn wait_durable(&self) -> Result<()> {
         let end = Offset::new(self.end.load(Ordering::Acquire));
         if end > Offset::ZERO {
-            self.partition().wait_for(end, self.durability())?;
+            match self.partition().wait_for(end, self.durability()) {
+                // The topic was deleted meanwhile, and the records with it.
+                Err(girok_engine::Error::UnknownTopicOrPartition { .. }) => {}
+                waited => waited?,
+            }
         }
         Ok(())
     }

@@ -301,7 +301,7 @@ impl Producer {
         Ok(self.0.lanes.topic(topic)?.lanes.len() as i32)
     }
 
-    /// Bytes set aside for batches that are open now; never more than `buffer_memory` and one record.
+    /// Bytes set aside for batches that are open now: at most `buffer_memory`, and a batch for each thread that is sending.
     pub fn buffered_bytes(&self) -> usize {
         self.0.lanes.buffered.load(Ordering::Relaxed)
     }

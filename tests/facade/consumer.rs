@@ -425,6 +425,32 @@ fn automatic_commits_come_after_processing() {
     assert_eq!(committed(), Some(3), "close says it was processed");
 }
 
+/// A new assignment commits what was processed, and that is not what the last poll returned.
+#[test]
+fn a_new_assignment_commits_what_was_processed() {
+    let girok = orders(2);
+    send_numbers(&producer(&girok), "orders", 0, 6);
+    let mut consumer = girok.consumer().group_id("search").max_poll_records(2).build().unwrap();
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    assert_eq!(consumer.poll_now().unwrap().len(), 2);
+    assert_eq!(consumer.poll_now().unwrap().len(), 2);
+    consumer.assign(&[tp("orders", 1)]).unwrap();
+    let committed = |consumer: &Consumer| {
+        let found = consumer.committed(&[tp("orders", 0)]).unwrap();
+        found[&tp("orders", 0)].as_ref().map(|committed| committed.offset.get())
+    };
+    assert_eq!(committed(&consumer), Some(2));
+    consumer.assign(&[tp("orders", 0), tp("orders", 1)]).unwrap();
+    assert_eq!(values(&consumer.poll_now().unwrap()), ["2", "3"], "what was not processed comes again");
+
+    // One that stays is at its place, and the next poll says that its records are processed.
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    assert_eq!(committed(&consumer), Some(2));
+    assert_eq!(values(&consumer.poll_now().unwrap()), ["4", "5"]);
+    consumer.assign(&[tp("orders", 1)]).unwrap();
+    assert_eq!(committed(&consumer), Some(4));
+}
+
 /// While nothing comes, what was processed is committed in time all the same.
 #[test]
 fn a_waiting_consumer_commits_in_time() {

@@ -449,6 +449,7 @@ fn a_running_producer_sees_topics_change() {
         Offset::ZERO
     );
     girok.admin().delete_topic("orders").unwrap();
+    eager.flush().unwrap();
     let gone = eager.send(ProducerRecord::new("orders", "x")).unwrap_err();
     assert!(gone.to_string().contains("orders"), "{gone}");
 }
