@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use girok_engine::batch::{Batch, BatchBuilder, Codec, decompress};
+use girok_engine::batch::{Batch, BatchBuilder, Codec, ValidBatch, decompress};
 use girok_engine::{
     CleanupPolicy, Clock, Durability, Env, Error, FetchBounds, Log, LogConfig, MemoryDisk, Offset, Partition,
     ReadMode, RecoveryReport, SeededChance, Timestamp, TopicConfig, TopicPartition, View,
@@ -790,5 +790,31 @@ fn copy_dir(from: &Path, to: &Path) {
         } else if entry.file_name() != "girok.lock" {
             std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
+    }
+}
+
+/// Nothing could ever supersede a record without a key, so a compacted topic takes none, as in Kafka; the batch goes
+/// as a whole, by whatever codec and from whatever maker. A topic that became compacted later keeps what it has.
+#[test]
+fn a_compacted_topic_takes_no_record_without_a_key() {
+    let scene = Scene::in_memory(LogConfig::default(), TopicConfig::default());
+    for codec in [Codec::None, Codec::Lz4] {
+        let mut batch = BatchBuilder::new(codec);
+        batch.append(Timestamp::from_millis(1), Some(b"key"), Some(b"value"), &[]).unwrap();
+        batch.append(Timestamp::from_millis(2), None, Some(b"value"), &[]).unwrap();
+        scene.log.alter_topic("orders", TopicConfig::default()).unwrap();
+        scene.orders.append(&batch.finish().unwrap()).unwrap();
+        let end = scene.orders.end_offset();
+
+        scene.log.alter_topic("orders", compacted()).unwrap();
+        let bytes = batch.finish().unwrap().to_vec();
+        for refused in [batch.finish().unwrap(), ValidBatch::check(&bytes, 1 << 20).unwrap()] {
+            let error = scene.orders.append(&refused).unwrap_err().to_string();
+            assert!(error.contains("expected a key, because orders-0 is compacted"), "{error}");
+        }
+        assert_eq!(scene.orders.end_offset(), end, "nothing was taken");
+        batch.clear();
+        batch.append(Timestamp::from_millis(3), Some(b"key"), None, &[]).unwrap();
+        assert_eq!(scene.orders.append(&batch.finish().unwrap()).unwrap().base_offset, end);
     }
 }

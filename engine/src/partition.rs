@@ -113,7 +113,7 @@ pub(crate) struct Core {
     log_start: AtomicI64,
     pub(crate) leader_epoch: AtomicI32,
     pub(crate) leader_epochs: Mutex<Vec<(i32, Offset)>>,
-    /// What an append must know of the configuration, in one word: the largest batch, and [`STAMPED`].
+    /// What an append must know of the configuration, in one word: the largest batch, [`STAMPED`] and [`KEYED`].
     rules: AtomicU64,
     /// [`Durability`] that decides visibility, as a number: 0 written, 1 synced.
     visible_when: AtomicU8,
@@ -237,7 +237,7 @@ impl Partition {
         let core = &self.0;
         core.check_writable()?;
         let rules = core.rules.load(Ordering::Acquire);
-        core.check_size(batch, rules)?;
+        core.check_batch(batch, rules)?;
         let stamp = (rules & STAMPED != 0).then(|| core.log.env.clock.wall());
         let stamped;
         let batch = match stamp {
@@ -584,7 +584,7 @@ impl Core {
         self.check_poison()
     }
 
-    fn check_size(&self, batch: &ValidBatch<'_>, rules: u64) -> Result<()> {
+    fn check_batch(&self, batch: &ValidBatch<'_>, rules: u64) -> Result<()> {
         let (size, max) = (batch.size(), rules as u32 as usize);
         if size > max {
             return Err(Error::invalid(
@@ -592,6 +592,14 @@ impl Core {
                 format!("at most {max} bytes (the smaller of max.message.bytes and segment.bytes)"),
                 format!("{size} bytes for {}", self.name),
                 "send smaller batches, or raise the topic's max.message.bytes",
+            ));
+        }
+        if rules & KEYED != 0 && batch.has_keyless_records() {
+            return Err(Error::invalid(
+                "record",
+                format!("a key, because {} is compacted", self.name),
+                "none",
+                "give every record a key, or set the topic's cleanup.policy to delete",
             ));
         }
         Ok(())
@@ -1179,10 +1187,14 @@ impl Core {
 
 /// A bit of [`Core::rules`]: records get the time of their append.
 const STAMPED: u64 = 1 << 32;
+/// Another: every record needs a key, as Kafka demands of compacted topics (`InvalidRecordException`).
+const KEYED: u64 = 1 << 33;
 
 fn append_rules(config: &TopicConfig) -> u64 {
     let stamped = config.timestamp_type == TimestampType::LogAppendTime;
-    config.max_message_bytes.min(config.segment_bytes) as u64 | if stamped { STAMPED } else { 0 }
+    config.max_message_bytes.min(config.segment_bytes) as u64
+        | if stamped { STAMPED } else { 0 }
+        | if config.is_compacted() { KEYED } else { 0 }
 }
 
 /// More sealed segments than this may not wait for their sync.

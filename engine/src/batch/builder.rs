@@ -33,6 +33,8 @@ pub struct BatchBuilder {
     used: usize,
     /// The largest timestamp so far, the first one, how many there are, and what the setters set.
     header: Header,
+    /// There is a record without a key.
+    keyless: bool,
 }
 
 /// A header that says nothing yet.
@@ -54,7 +56,7 @@ const FRESH: Header = Header {
 impl BatchBuilder {
     /// A builder for batches compressed with `codec`. [`finish`](Self::finish) fails if this build leaves it out.
     pub fn new(codec: Codec) -> Self {
-        BatchBuilder { packer: Packer::new(codec), plain: Vec::new(), used: 0, header: FRESH }
+        BatchBuilder { packer: Packer::new(codec), plain: Vec::new(), used: 0, header: FRESH, keyless: false }
     }
 
     /// The same with a compression level: 1 to 9 for gzip, −131072 to 22 for zstd. The other codecs have none.
@@ -64,6 +66,7 @@ impl BatchBuilder {
             plain: Vec::new(),
             used: 0,
             header: FRESH,
+            keyless: false,
         })
     }
 
@@ -92,6 +95,7 @@ impl BatchBuilder {
             _ => self.put_any(timestamp, timestamp_delta, key, value, headers)?,
         };
         self.used = used;
+        self.keyless |= key.is_none();
         let header = &mut self.header;
         header.base_timestamp = base;
         header.max_timestamp = header.max_timestamp.max(timestamp);
@@ -231,6 +235,7 @@ impl BatchBuilder {
     /// Forgets the records, keeps the buffers, the codec and what the setters set.
     pub fn clear(&mut self) {
         self.used = 0;
+        self.keyless = false;
         let set = self.header;
         self.header = Header {
             base_offset: set.base_offset,
@@ -276,8 +281,9 @@ impl BatchBuilder {
     /// cannot be appended.
     pub fn finish(&mut self) -> Result<ValidBatch<'_>> {
         valid::refuse_by_name(&self.header)?;
+        let keyless = self.keyless;
         let (header, head, body) = self.seal()?;
-        Ok(ValidBatch::trusted(header, head, body))
+        Ok(ValidBatch::trusted(header, head, body, keyless))
     }
 
     /// The same as bytes behind those that `into` holds, whatever the setters made it: for files of one's own, and

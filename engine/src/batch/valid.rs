@@ -29,11 +29,13 @@ pub struct ValidBatch<'a> {
     header: Header,
     head: [u8; HEADER_BYTES],
     body: &'a [u8],
+    /// There is a record without a key, which a compacted topic refuses.
+    keyless: bool,
 }
 
 impl<'a> ValidBatch<'a> {
-    pub(crate) fn trusted(header: Header, head: [u8; HEADER_BYTES], body: &'a [u8]) -> Self {
-        ValidBatch { header, head, body }
+    pub(crate) fn trusted(header: Header, head: [u8; HEADER_BYTES], body: &'a [u8], keyless: bool) -> Self {
+        ValidBatch { header, head, body, keyless }
     }
 
     /// Checks bytes that somebody else made: exactly one whole batch, checksum right, every record and header
@@ -86,7 +88,7 @@ impl<'a> ValidBatch<'a> {
                 format!("a record count of {}, one for each offset", header.last_offset_delta as i64 + 1);
             return Err(invalid(Flaw::new(57, expected, header.record_count)));
         }
-        match header.codec().map_err(invalid)? {
+        let keyless = match header.codec().map_err(invalid)? {
             Codec::None => check_records(header, batch.records()).map_err(invalid)?,
             _ => {
                 codec::decompress(&batch, scratch, max_decompressed).map_err(|e| match e {
@@ -100,11 +102,11 @@ impl<'a> ValidBatch<'a> {
                     ),
                 })?;
                 let image = Batch::parse(scratch).map_err(invalid)?;
-                check_records(header, image.records()).map_err(invalid)?;
+                check_records(header, image.records()).map_err(invalid)?
             }
-        }
+        };
         let head = *bytes.first_chunk().expect("a whole batch has a header");
-        Ok(ValidBatch { header: *header, head, body: batch.body() })
+        Ok(ValidBatch { header: *header, head, body: batch.body(), keyless })
     }
 
     /// Its header.
@@ -123,6 +125,13 @@ impl<'a> ValidBatch<'a> {
     #[inline]
     pub fn head(&self) -> &[u8; HEADER_BYTES] {
         &self.head
+    }
+
+    /// Whether there is a record without a key. A compacted topic takes no such batch: nothing could ever supersede
+    /// that record.
+    #[inline]
+    pub fn has_keyless_records(&self) -> bool {
+        self.keyless
     }
 
     /// The bytes behind the header.
@@ -167,9 +176,11 @@ pub(crate) fn refuse_by_name(header: &Header) -> Result<()> {
     })
 }
 
-/// Walks every record and header, and compares them with what the batch's header says.
-fn check_records(header: &Header, records: Records<'_>) -> Result<(), Flaw> {
+/// Walks every record and header, and compares them with what the batch's header says. Returns whether there is a
+/// record without a key.
+fn check_records(header: &Header, records: Records<'_>) -> Result<bool, Flaw> {
     let mut next: Offset = header.base_offset;
+    let mut keyless = false;
     let mut max = i64::MIN;
     for record in records {
         let record = record?;
@@ -190,11 +201,12 @@ fn check_records(header: &Header, records: Records<'_>) -> Result<(), Flaw> {
         for field in record.headers() {
             field?;
         }
+        keyless |= record.key().is_none();
         max = max.max(record.timestamp().as_millis());
         next = next + 1;
     }
     if max != header.max_timestamp.as_millis() {
         return Err(Flaw::new(35, format!("a max timestamp of {max}"), header.max_timestamp));
     }
-    Ok(())
+    Ok(keyless)
 }
