@@ -930,7 +930,10 @@ mod tests {
             let mut map = OffsetMap::new(keys, bytes, &SeededChance::new(1));
             let allocated = map.slots.capacity() * size_of::<Slot>();
             assert!(allocated <= bytes, "{allocated} of {bytes}");
-            assert!(allocated as u64 <= keys.saturating_mul(64) + 64, "{allocated} for {keys} keys");
+            assert!(
+                allocated as u64 <= keys.saturating_mul(64).saturating_add(64),
+                "{allocated} for {keys} keys"
+            );
             let mut taken = 0u64;
             while taken < keys && map.put(&taken.to_le_bytes(), Offset::new(taken as i64)) {
                 taken += 1;

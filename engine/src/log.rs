@@ -17,7 +17,7 @@ use crate::compact::Cleaner;
 use crate::config::{
     Limits, LogConfig, RegionMode, TopicConfig, check_any_topic_name, check_topic_name, collides,
 };
-use crate::disk::{Counters, DirLock, Kind, LockError};
+use crate::disk::{Counters, DirLock, Disk, Kind, LockError};
 use crate::env::{Env, Moment};
 use crate::error::{Error, Result};
 use crate::kafka_files::{self, Folder};
@@ -82,6 +82,16 @@ enum Entry {
     Live(Arc<Core>),
     /// Not usable, and why.
     Refused(Error),
+}
+
+/// What [`Shared::look`] shows.
+pub(crate) enum Look<'a> {
+    /// As the last clean close left it; without a point there is nothing in it, and no folder.
+    Cold(Option<&'a PartitionPoint>),
+    /// In use.
+    Live(Arc<Core>),
+    /// Not usable, and why.
+    Refused(&'a Error),
 }
 
 impl fmt::Debug for Shared {
@@ -485,8 +495,8 @@ impl Log {
         };
         let mut entry = entry.lock().unwrap();
         match &mut *entry {
-            Entry::Live(core) => return Ok(Partition(core.clone())),
-            Entry::Refused(error) => return Err(error.clone()),
+            Entry::Live(core) => Ok(Partition(core.clone())),
+            Entry::Refused(error) => Err(error.clone()),
             Entry::Cold(point) => {
                 let mut notes = Vec::new();
                 // Only a folder without a point (a new one) or as a clean close left it is cold.
@@ -569,6 +579,10 @@ impl Log {
         self.0.shared.stats()
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.0.shared.dir
@@ -637,8 +651,7 @@ impl Shared {
         config: Arc<TopicConfig>,
         recovered: Recovered,
     ) -> Result<Arc<Core>> {
-        let Recovered { segments, log_start, leader_epochs, cleaned_to } = recovered;
-        let core = Core::new(self.clone(), name, id, config, segments, log_start, leader_epochs, cleaned_to);
+        let core = Core::new(self.clone(), name, id, config, recovered);
         kafka_files::ensure_partition_metadata(&*self.env.disk, &core.folder, id)?;
         Ok(Arc::new(core))
     }
@@ -679,6 +692,33 @@ impl Shared {
                 Entry::Refused(error)
             }
         }
+    }
+
+    /// Shows a partition as the log knows it. Nobody opens it meanwhile, if nobody has before.
+    pub(crate) fn look<T>(&self, tp: &TopicPartition, see: impl FnOnce(Look<'_>) -> Result<T>) -> Result<T> {
+        let entry = {
+            let topics = self.topics.read().unwrap();
+            let topic = topics.get(tp.topic()).ok_or_else(|| unknown(tp.topic()))?;
+            let entry = usize::try_from(tp.partition()).ok().and_then(|number| topic.partitions.get(number));
+            entry.cloned().ok_or_else(|| unknown(tp.topic()))?
+        };
+        match &*entry.lock().unwrap() {
+            Entry::Cold(point) => see(Look::Cold(point.as_ref())),
+            Entry::Live(core) => see(Look::Live(core.clone())),
+            Entry::Refused(error) => see(Look::Refused(error)),
+        }
+    }
+
+    pub(crate) fn has_topic(&self, name: &str, id: TopicId) -> bool {
+        self.topics.read().unwrap().get(name).is_some_and(|topic| topic.id == id)
+    }
+
+    pub(crate) fn meta(&self) -> DirMeta {
+        self.meta.lock().unwrap().clone()
+    }
+
+    pub(crate) fn boot(&self) -> u64 {
+        self.boot
     }
 
     pub(crate) fn live(&self) -> Vec<Arc<Core>> {
@@ -918,32 +958,12 @@ impl Shared {
         let refused = self.topics.read().unwrap().values().any(|topic| {
             topic.partitions.iter().any(|entry| matches!(&*entry.lock().unwrap(), Entry::Refused(_)))
         });
-        let wrote = self.write_checkpoint(first.is_ok() && !refused).and_then(|()| self.write_kafka_files());
+        let wrote = self
+            .write_checkpoint(first.is_ok() && !refused)
+            .and_then(|()| write_kafka_files(&*self.env.disk, &self.dir, &self.points()));
         // Let go of the partitions: handles that are still out there keep only their own.
         self.topics.write().unwrap().clear();
         first.and(wrote)
-    }
-
-    /// The files that Kafka itself would look for beside the partitions' folders.
-    fn write_kafka_files(&self) -> Result<()> {
-        let points = self.points();
-        let starts: BTreeMap<_, _> = points
-            .iter()
-            .filter(|(_, point)| point.log_start > Offset::ZERO)
-            .map(|(tp, point)| (tp.clone(), point.log_start))
-            .collect();
-        let ends: BTreeMap<_, _> =
-            points.iter().map(|(tp, point)| (tp.clone(), point.recovery_point)).collect();
-        for (name, offsets) in [
-            (kafka_files::LOG_START_OFFSET_CHECKPOINT, &starts),
-            (kafka_files::RECOVERY_POINT_OFFSET_CHECKPOINT, &ends),
-        ] {
-            let path = self.dir.join(name);
-            let bytes = kafka_files::offset_checkpoint_bytes(offsets);
-            crate::disk::replace_file(&*self.env.disk, &path, &bytes)
-                .map_err(|e| Error::io("writing", path, e))?;
-        }
-        Ok(())
     }
 
     fn stats(&self) -> Stats {
@@ -976,6 +996,29 @@ impl Shared {
         }
         stats
     }
+}
+
+/// The files that Kafka itself would look for beside the partitions' folders.
+pub(crate) fn write_kafka_files(
+    disk: &dyn Disk,
+    dir: &Path,
+    points: &BTreeMap<TopicPartition, PartitionPoint>,
+) -> Result<()> {
+    let offsets = |of: fn(&PartitionPoint) -> Offset, from: Offset| -> BTreeMap<_, _> {
+        let all = points.iter().map(|(tp, point)| (tp.clone(), of(point)));
+        all.filter(|(_, offset)| *offset >= from).collect()
+    };
+    let first = Offset::new(1);
+    for (name, offsets) in [
+        (kafka_files::LOG_START_OFFSET_CHECKPOINT, offsets(|point| point.log_start, first)),
+        (kafka_files::RECOVERY_POINT_OFFSET_CHECKPOINT, offsets(|point| point.recovery_point, Offset::ZERO)),
+        (kafka_files::CLEANER_OFFSET_CHECKPOINT, offsets(|point| point.cleaned_to, first)),
+    ] {
+        let path = dir.join(name);
+        let bytes = kafka_files::offset_checkpoint_bytes(&offsets);
+        crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))?;
+    }
+    Ok(())
 }
 
 fn unknown(name: &str) -> Error {

@@ -22,6 +22,7 @@ use crate::env::Moment;
 use crate::error::{Error, Result};
 use crate::index::Indexes;
 use crate::log::Shared;
+use crate::recover::Recovered;
 use crate::segment::{Active, Mapped, Opening, Segment, View};
 use crate::slot::Slot;
 use crate::tail::{Mark, Refusal};
@@ -470,11 +471,9 @@ impl Core {
         name: TopicPartition,
         topic_id: TopicId,
         config: Arc<TopicConfig>,
-        segments: Vec<Arc<Segment>>,
-        log_start: Offset,
-        leader_epochs: Vec<(i32, Offset)>,
-        cleaned_to: Offset,
+        recovered: Recovered,
     ) -> Self {
+        let Recovered { segments, log_start, leader_epochs, cleaned_to } = recovered;
         assert!(!segments.is_empty());
         let folder: Arc<std::path::Path> = log.dir.join(name.folder()).into();
         let epoch = leader_epochs.last().map_or(0, |(epoch, _)| *epoch);
@@ -547,16 +546,16 @@ impl Core {
     }
 
     /// The offset up to which `mark` has come without a gap. A later segment counts only when all earlier ones are
-    /// through: one appender may still be copying into a segment that has been rolled.
+    /// through: one appender may still be copying into a segment that was rolled, and even the next may be full by then.
     fn reached(&self, mark: impl Fn(&Segment) -> Mark) -> Offset {
         let list = self.list();
         let mut at = list.0.len() - 1;
-        while at > 0 {
-            let before = &list.0[at - 1];
-            if before.sealed_end() == Some(mark(before)) {
-                break;
-            }
+        // Syncs go oldest first, so there is no gap below a segment that is synced to its end; there are few others.
+        while at > 0 && list.0[at - 1].sealed_end() != Some(list.0[at - 1].synced.get()) {
             at -= 1;
+        }
+        while at + 1 < list.0.len() && list.0[at].sealed_end() == Some(mark(&list.0[at])) {
+            at += 1;
         }
         list.0[at].offset(mark(&list.0[at]))
     }
@@ -572,7 +571,7 @@ impl Core {
         Ok(())
     }
 
-    fn check_poison(&self) -> Result<()> {
+    pub(crate) fn check_poison(&self) -> Result<()> {
         match self.poisoned.get() {
             None => Ok(()),
             Some(cause) => Err(Error::Poisoned { partition: self.name.clone(), cause: cause.clone() }),
@@ -831,7 +830,7 @@ impl Core {
             indexes.seal();
             for (ending, bytes) in [("index", indexes.offset_bytes()), ("timeindex", indexes.time_bytes())] {
                 let path = segment.path(ending);
-                crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))?;
+                crate::disk::replace_file(disk, &path, bytes).map_err(|e| Error::io("writing", path, e))?;
             }
             Ok(())
         };
@@ -1005,6 +1004,7 @@ impl Core {
             indexes.lookup(segment.base, offset).get()
         };
         let bytes = segment.slice(mapped, 0, end);
+        let end = bytes.len() as u32;
         while at < end {
             let header = Header::parse(&bytes[at as usize..])
                 .map_err(|flaw| segment.corrupt(at as u64 + flaw.at as u64, &flaw))?;
@@ -1025,7 +1025,11 @@ impl Core {
             if end.records() == 0 || segment.offset(end) <= start {
                 continue;
             }
-            let mapped = segment.mapping(disk)?;
+            let mapped = match segment.mapping(disk) {
+                // Removed meanwhile.
+                Err(_) if segment.offset(end) <= self.log_start() => continue,
+                mapped => mapped?,
+            };
             let from = {
                 let mut indexes = segment.indexes.lock().unwrap();
                 segment.catch_up(&mapped, &mut indexes)?;
@@ -1114,8 +1118,8 @@ impl Core {
                     bytes: segment.synced.get().bytes(),
                     records: segment.synced.get().records(),
                     max_timestamp: indexes.max_timestamp(),
-                    index_crc: if saved { crc32fast::hash(&indexes.offset_bytes()) } else { 0 },
-                    timeindex_crc: if saved { crc32fast::hash(&indexes.time_bytes()) } else { 0 },
+                    index_crc: if saved { crc32fast::hash(indexes.offset_bytes()) } else { 0 },
+                    timeindex_crc: if saved { crc32fast::hash(indexes.time_bytes()) } else { 0 },
                     sealed: segment.sealed_end().is_some_and(|end| end == segment.synced.get()),
                     indexed: saved,
                 }
@@ -1254,6 +1258,17 @@ impl Reader {
     /// As [`Partition::fetch`]; the position stays.
     pub fn read(&mut self, bounds: &FetchBounds) -> Result<View> {
         self.core.check_open()?;
+        match self.read_on(bounds) {
+            // Removed in the middle of it: what went wrong is that the offset is gone.
+            Err(_) if self.next < self.core.log_start() => {
+                let end = Partition(self.core.clone()).high_watermark();
+                Err(self.core.out_of_range(self.next, end))
+            }
+            other => other,
+        }
+    }
+
+    fn read_on(&mut self, bounds: &FetchBounds) -> Result<View> {
         loop {
             if self.next < self.core.log_start() {
                 let end = Partition(self.core.clone()).high_watermark();

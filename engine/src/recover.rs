@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::backup::unshare;
 use crate::batch::{Batch, HEADER_BYTES, Header};
 use crate::checkpoint::{PartitionPoint, SegmentPoint};
 use crate::config::TopicConfig;
@@ -192,8 +193,9 @@ impl Recovery<'_> {
     }
 
     fn entries(&self) -> Result<Vec<Entry>> {
-        if self.point.is_some() && !self.disk.is_dir(&self.folder) {
-            let point = self.point.expect("just looked");
+        if let Some(point) = self.point
+            && !self.disk.is_dir(&self.folder)
+        {
             return Err(self.corrupt_below(&self.folder, 0, point.log_start, point.log_start));
         }
         self.disk.list(&self.folder).map_err(|e| Error::io("listing", &*self.folder, e))
@@ -632,6 +634,7 @@ impl Recovery<'_> {
     /// Cuts reserved room off a segment.
     fn trim(&self, path: &Path, from: u64, to: u32) -> Result<()> {
         if from > to as u64 {
+            unshare(self.disk, path).map_err(|e| Error::io("copying", path, e))?;
             let file = self.disk.open(path, Open::Write).map_err(|e| Error::io("opening", path, e))?;
             file.set_len(to as u64).map_err(|e| Error::io("cutting", path, e))?;
             file.sync().map_err(|e| Error::io("syncing", path, e))?;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::backup::unshare;
 use crate::batch::{Batch, HEADER_BYTES, Header, ValidBatch};
 use crate::disk::{Access, Disk, File, Map, Open, read_full_at, write_all_at};
 use crate::error::{Error, Result};
@@ -322,22 +323,30 @@ impl Segment {
     /// The same, read with checked calls into memory of its own.
     pub(crate) fn copy(&self, disk: &dyn Disk, start: u32, end: u32) -> Result<Arc<[u8]>> {
         let path = self.path("log");
-        let file = disk.open(&path, Open::Read);
-        // As in `mapping`.
-        if let Some(kept) = self.kept.get() {
-            self.gauges.copies.fetch_add(1, Ordering::Relaxed);
-            return Ok(self.slice(kept, start, end).into());
+        let source = self.source(disk)?;
+        if let Source::File(file) = &source {
+            self.check_length(&**file, end)?;
         }
-        let file = file.map_err(|e| Error::io("opening", &path, e))?;
-        self.check_length(&*file, end)?;
         let mut bytes = vec![0; (end - start) as usize];
-        let got =
-            read_full_at(&*file, &mut bytes, start as u64).map_err(|e| Error::io("reading", &path, e))?;
-        if got < bytes.len() {
-            self.check_length(&*file, end)?;
+        let got = source.read(&mut bytes, start as u64).map_err(|e| Error::io("reading", &path, e))?;
+        if got < bytes.len()
+            && let Source::File(file) = &source
+        {
+            self.check_length(&**file, end)?;
         }
         self.gauges.copies.fetch_add(1, Ordering::Relaxed);
         Ok(bytes.into())
+    }
+
+    /// Where its bytes can be read with checked calls, whatever happens to the file's name from now on.
+    pub(crate) fn source(&self, disk: &dyn Disk) -> Result<Source> {
+        let path = self.path("log");
+        let file = disk.open(&path, Open::Read);
+        // As in `mapping`.
+        if let Some(kept) = self.kept.get() {
+            return Ok(Source::Kept(kept.clone(), self.written.get().bytes()));
+        }
+        file.map(Source::File).map_err(|e| Error::io("opening", path, e))
     }
 
     /// A view of a copy; `bytes` begin at a batch.
@@ -345,12 +354,13 @@ impl Segment {
         View { keep: Keep::Copied(bytes), start, len: end - start, from, next }
     }
 
-    /// Borrows what lies below `end`, for walking. Nothing is checked but the bounds.
+    /// Borrows what lies below `end`, for walking; less if the mapping ends before, because it was made before the
+    /// latest appends. Nothing is checked but the bounds.
     pub(crate) fn slice<'m>(&self, mapped: &'m Mapped, start: u32, end: u32) -> &'m [u8] {
-        let end = end.min(self.written.get().bytes());
-        assert!(start <= end && end as usize <= mapped.map.len());
+        let end = end.min(self.written.get().bytes()).min(mapped.map.len() as u32);
+        assert!(start <= end, "nobody has walked past {end}, the end of what is mapped and written, to {start}");
         #[allow(unsafe_code)]
-        // SAFETY: below the written mark nobody writes any more, and the mapping reaches there (asserted); the file
+        // SAFETY: below the written mark nobody writes any more, and the mapping reaches there (taken into account); the file
         // does too: it was measured when it was mapped, or is being appended to, and is never cut below that mark.
         unsafe {
             std::slice::from_raw_parts(mapped.map.as_ptr().add(start as usize), (end - start) as usize)
@@ -405,9 +415,11 @@ impl Segment {
 
     /// Fills the indexes up to what is written, walking the batch headers that nobody has walked yet.
     pub(crate) fn catch_up(&self, mapped: &Mapped, indexes: &mut Indexes) -> Result<()> {
-        let end = self.written.get().bytes();
         let start = indexes.covered();
-        let bytes = self.slice(mapped, start, end.max(start));
+        if mapped.len() <= start as usize {
+            return Ok(());
+        }
+        let bytes = self.slice(mapped, start, self.written.get().bytes());
         let mut at = 0;
         while at < bytes.len() {
             let header = Header::parse(&bytes[at..])
@@ -416,6 +428,34 @@ impl Segment {
             at += header.size();
         }
         Ok(())
+    }
+}
+
+/// A segment's bytes, for reading in pieces.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// Its file.
+    File(Arc<dyn File>),
+    /// What is kept of a segment that compaction has replaced, up to its end.
+    Kept(Arc<Mapped>, u32),
+}
+
+impl Source {
+    /// Reads until `into` is full or the bytes end.
+    pub(crate) fn read(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        match self {
+            Source::File(file) => read_full_at(&**file, into, at),
+            Source::Kept(mapped, end) => {
+                let len = (*end as u64).saturating_sub(at).min(into.len() as u64) as usize;
+                assert!(at as usize + len <= mapped.len());
+                #[allow(unsafe_code)]
+                // SAFETY: a replaced segment was sealed, so nobody writes below its end any more; the mapping was made
+                // for all of it and is kept by `self`; the file is never cut below that end.
+                let bytes = unsafe { std::slice::from_raw_parts(mapped.map.as_ptr().add(at as usize), len) };
+                into[..len].copy_from_slice(bytes);
+                Ok(len)
+            }
+        }
     }
 }
 
@@ -457,6 +497,10 @@ impl Active {
     pub(crate) fn open(segment: Arc<Segment>, opening: &Opening<'_>) -> Result<Self> {
         let path = segment.path("log");
         let end = segment.published.get().bytes();
+        if opening.how == Open::Write {
+            // A checkpoint may have linked it while it was sealed, and recovery have made it the last one since.
+            unshare(opening.disk, &path).map_err(|e| Error::io("copying", &path, e))?;
+        }
         let file = opening.disk.open(&path, opening.how).map_err(|e| Error::io("opening", &path, e))?;
         segment.check_length(&*file, end)?;
         let limit = opening.limit.max(end);
