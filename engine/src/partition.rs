@@ -1219,6 +1219,8 @@ struct Spot {
     segment: Arc<Segment>,
     mapped: Arc<Mapped>,
     position: u32,
+    /// The batch at `position` begins at the offset that is read next, or after it; else it merely contains it.
+    at_boundary: bool,
 }
 
 impl fmt::Debug for Reader {
@@ -1305,7 +1307,7 @@ impl Reader {
             }
             let mapped = next.mapping(&*self.core.log.env.disk)?;
             let position = if next.base >= end { 0 } else { self.core.locate(next, &mapped, end)? };
-            self.spot = Some(Spot { segment: next.clone(), mapped, position });
+            self.spot = Some(Spot { segment: next.clone(), mapped, position, at_boundary: true });
         }
     }
 
@@ -1322,11 +1324,11 @@ impl Reader {
         }
         let mapped = segment.mapping(&*core.log.env.disk)?;
         let position = core.locate(segment, &mapped, offset)?;
-        Ok(Some(Spot { segment: segment.clone(), mapped, position }))
+        Ok(Some(Spot { segment: segment.clone(), mapped, position, at_boundary: false }))
     }
 
     fn take(core: &Core, spot: &mut Spot, visible: Mark, from: Offset, bounds: &FetchBounds) -> Result<View> {
-        let Spot { segment, mapped, position } = spot;
+        let Spot { segment, mapped, position, at_boundary } = spot;
         // The mapping of a parked segment ends where the segment then ended; appends since have made a new one.
         if mapped.len() < visible.bytes() as usize {
             *mapped = segment.mapping(&*core.log.env.disk)?;
@@ -1340,22 +1342,24 @@ impl Reader {
         };
         let end = start + taken as u32;
         let always = core.log.config.check_crcs == crate::config::CheckCrcs::Always;
+        let lowest = if *at_boundary { from } else { segment.base };
         let view = match core.log.config.read {
             ReadMode::Mapped => {
                 if always || !segment.is_verified(start, end) {
-                    segment.verify(&all[..taken], start)?;
+                    segment.verify_from(&all[..taken], start, lowest, &all[taken..])?;
                 }
                 segment.view(mapped.clone(), start, end, from, next)
             }
             ReadMode::Copy => {
                 let bytes = segment.copy(&*core.log.env.disk, start, end)?;
                 if always || !segment.is_verified(start, end) {
-                    segment.verify(&bytes, start)?;
+                    segment.verify_from(&bytes, start, lowest, &all[taken..])?;
                 }
                 Segment::copied(bytes, 0, taken, from, next)
             }
         };
         *position = end;
+        *at_boundary = true;
         Ok(view)
     }
 }

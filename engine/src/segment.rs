@@ -358,7 +358,10 @@ impl Segment {
     /// latest appends. Nothing is checked but the bounds.
     pub(crate) fn slice<'m>(&self, mapped: &'m Mapped, start: u32, end: u32) -> &'m [u8] {
         let end = end.min(self.written.get().bytes()).min(mapped.map.len() as u32);
-        assert!(start <= end, "nobody has walked past {end}, the end of what is mapped and written, to {start}");
+        assert!(
+            start <= end,
+            "nobody has walked past {end}, the end of what is mapped and written, to {start}"
+        );
         #[allow(unsafe_code)]
         // SAFETY: below the written mark nobody writes any more, and the mapping reaches there (taken into account); the file
         // does too: it was measured when it was mapped, or is being appended to, and is never cut below that mark.
@@ -384,12 +387,36 @@ impl Segment {
 
     /// Checks the checksums of `bytes`, which begin at `start` and hold whole batches.
     pub(crate) fn verify(&self, bytes: &[u8], start: u32) -> Result<()> {
-        let mut at = 0;
+        self.verify_from(bytes, start, self.base, &[])
+    }
+
+    /// The same, and that no batch stands below `from`. `behind` is what follows `bytes`.
+    ///
+    /// Kafka's checksum leaves a batch's base offset out, but its neighbours know: offsets only grow, within the bounds
+    /// of the segment. (A gap is no flaw here: compaction leaves some, Kafka's too, and of that nothing may be known.)
+    pub(crate) fn verify_from(&self, bytes: &[u8], start: u32, from: Offset, behind: &[u8]) -> Result<()> {
+        let (mut at, mut next) = (0, from.max(self.base));
+        let end = self.offset(self.published.get());
         while at < bytes.len() {
             let batch = Batch::parse(&bytes[at..])
                 .and_then(|batch| batch.check_crc().map(|()| batch))
                 .map_err(|flaw| self.corrupt(start as u64 + (at + flaw.at) as u64, &flaw))?;
-            at += batch.bytes().len();
+            let len = batch.bytes().len();
+            let header = batch.header();
+            let below = match bytes.get(at + len..).filter(|rest| !rest.is_empty()).unwrap_or(behind) {
+                [] => end,
+                rest => Header::parse(rest).map_or(end, |header| header.base_offset.min(end)),
+            };
+            if header.base_offset < next || header.next_offset() > below {
+                let flaw = crate::batch::Flaw::new(
+                    0,
+                    format!("a batch between the offsets {next} and {below}"),
+                    format_args!("{} to {}", header.base_offset, header.last_offset()),
+                );
+                return Err(self.corrupt(start as u64 + at as u64, &flaw));
+            }
+            next = header.next_offset();
+            at += len;
         }
         let verified = self.verified.load(Ordering::Acquire);
         if start <= verified {
