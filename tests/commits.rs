@@ -20,6 +20,7 @@ use girok::{
 };
 use girok_coordinator::records::{OffsetAndMetadata, Record};
 use girok_coordinator::{Journal, PartitionJournal, State, checksum, replay, state_file};
+use girok_engine::FetchBounds;
 use girok_engine::disk::{Disk, Open};
 use rustix::io::Errno;
 use support::{Faults, SimWorld};
@@ -746,6 +747,14 @@ impl Day {
             assert!(kept >= promised, "{}: kept {kept} of {promised}", part.tp);
             part.known.split_off(&kept);
             (part.written, part.synced) = (kept, kept);
+            let mut reader = partition.reader(partition.start_offset());
+            loop {
+                let view = reader.read(&FetchBounds::default()).unwrap();
+                if view.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(reader.position().get(), kept, "{}: what was kept is visible", part.tp);
         }
     }
 

@@ -242,7 +242,11 @@ impl Recovery<'_> {
     fn is_as_left(&self, point: &PartitionPoint, found: &[Found]) -> bool {
         // The start may have been moved past what was synced; then there is something to mend.
         let end = point.segments.last().map_or(Offset::ZERO, |last| last.base + last.records as i64);
-        end >= point.log_start
+        // A roll may be known while the end of the segment before it is not yet synced. Such an end may be lost to the
+        // byte where the sync left it: then every length is as it was left, and there is a hole.
+        let is_whole = point.segments.last().is_none_or(|last| last.base <= point.recovery_point);
+        is_whole
+            && end >= point.log_start
             && point.segments.len() == found.len()
             && point.segments.iter().zip(found).all(|(p, f)| p.base == f.base && p.bytes as u64 == f.bytes)
     }
