@@ -101,7 +101,7 @@ fn made(value: &[u8]) -> Made {
 /// The other side: producers and a consumer that never stop, and write down every ack after they got it.
 fn work(dir: &Path) {
     let round = number("GIROK_REAL_ROUND", 0);
-    let region = if round % 2 == 0 { RegionMode::Auto } else { RegionMode::Written };
+    let region = if round.is_multiple_of(2) { RegionMode::Auto } else { RegionMode::Written };
     let girok = Girok::builder().config(small_config(region)).open(dir.join("log")).unwrap();
     let journal = |name: &str| {
         let path = dir.join("journals").join(format!("{round:03}-{name}"));
