@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use girok::{CommitEntry, Consumer, Girok, Offset, OffsetReset, OffsetSpec, TopicPartition};
@@ -13,6 +13,9 @@ use crate::format::{self, Format, record_json};
 use crate::out::Out;
 use crate::progress::{Progress, Unit};
 use crate::spec::{Partitions, Place, TopicSpec, parse_partitions};
+
+/// How often a group's progress is committed while records come without a pause (`auto.commit.interval.ms`).
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 #[command(after_help = format!("Format (--format):\n{}", format::HELP))]
@@ -79,14 +82,16 @@ impl Consume {
             Some(progress(&girok, &consumer, left)?)
         };
         let mut seen = 0;
+        let mut committed = Instant::now();
         let printed = loop {
             if left == 0 {
                 break Ok(());
             }
             let mut records = consumer.poll_now()?;
             if records.is_empty() && self.follow {
-                // Nothing more for now: show what there is, then wait.
-                out.flush()?;
+                // Nothing more for now: show what there is, then wait. Whoever follows is ended by a signal, so this
+                // is also where commits are made.
+                self.commit(&girok, &mut consumer, &mut processed, out)?;
                 records = consumer.poll(Duration::from_secs(3600))?;
             }
             if records.is_empty() {
@@ -120,25 +125,43 @@ impl Consume {
                 break Err(fail);
             }
             out.look()?;
+            if committed.elapsed() >= COMMIT_EVERY {
+                self.commit(&girok, &mut consumer, &mut processed, out)?;
+                committed = Instant::now();
+            }
         };
-        // What was printed is committed only once it is out.
-        let printed = printed.and_then(|()| out.flush());
-        if self.group.is_some() && printed.is_ok() && !processed.is_empty() {
-            let mut entries = Vec::new();
-            for (tp, next) in processed {
-                let epoch = match next {
-                    Offset::ZERO => -1,
-                    next => girok.log().partition(&tp)?.leader_epoch_at(next + -1),
-                };
-                entries.push(CommitEntry::new(tp, next).with_leader_epoch(epoch));
-            }
-            for (_, result) in consumer.commit_offsets(&entries)? {
-                result?;
-            }
-        }
+        let printed = printed.and_then(|()| self.commit(&girok, &mut consumer, &mut processed, out));
         drop((consumer, progress));
         girok.close()?;
         printed
+    }
+}
+
+impl Consume {
+    /// What was printed is committed once it is out, if there is a group to commit for.
+    fn commit(
+        &self,
+        girok: &Girok,
+        consumer: &mut Consumer,
+        processed: &mut BTreeMap<TopicPartition, Offset>,
+        out: &mut Out,
+    ) -> Result<()> {
+        out.flush()?;
+        if self.group.is_none() || processed.is_empty() {
+            return Ok(());
+        }
+        let mut entries = Vec::new();
+        for (tp, next) in std::mem::take(processed) {
+            let epoch = match next {
+                Offset::ZERO => -1,
+                next => girok.log().partition(&tp)?.leader_epoch_at(next + -1),
+            };
+            entries.push(CommitEntry::new(tp, next).with_leader_epoch(epoch));
+        }
+        for (_, result) in consumer.commit_offsets(&entries)? {
+            result?;
+        }
+        Ok(())
     }
 }
 

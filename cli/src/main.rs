@@ -7,6 +7,7 @@
 mod checkpoint;
 mod close;
 mod consume;
+mod demo;
 mod dump;
 mod fail;
 mod format;
@@ -95,6 +96,10 @@ enum Command {
     Stats(stats::Stats),
     /// Copy a directory as it is at one moment
     Checkpoint(checkpoint::Checkpoint),
+    /// This machine's metrics, two readers, an outage and a SIGKILL; then everything is counted
+    Demo(demo::Demo),
+    #[command(hide = true)]
+    DemoChild(demo::Child),
 }
 
 fn main() -> ExitCode {
@@ -110,6 +115,8 @@ fn main() -> ExitCode {
         Command::Close(close) => close.run(&global, &mut out),
         Command::Stats(stats) => stats.run(&global, &mut out),
         Command::Checkpoint(checkpoint) => checkpoint.run(&global, &mut out),
+        Command::Demo(demo) => demo.run(&global, &mut out),
+        Command::DemoChild(child) => child.run(),
     };
     match done.and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,

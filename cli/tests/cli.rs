@@ -126,6 +126,31 @@ fn a_group_goes_on_where_it_was() {
     assert_eq!(tool.run(&["offsets", "list", "kitchen"]).code, 1);
 }
 
+/// Who follows is ended by a signal, and has committed what it printed by then.
+#[test]
+fn a_follower_commits_what_it_printed() {
+    let tool = Tool::new();
+    tool.well(&["topics", "create", "orders"]);
+    tool.produce(&["produce", "orders"], "a\nb\n");
+    let mut follower = tool.spawn(&["consume", "orders", "-g", "kitchen", "--follow"]);
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert_eq!((lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()), ("a".into(), "b".into()));
+    // The commit comes right behind the print: it is there when its record is in the log.
+    let committed = || {
+        let dumped = tool.run(&["dump", "__consumer_offsets-0", "--json"]).stdout;
+        dumped.contains("kitchen") && objects(&dumped).iter().any(|one| one["value"]["data"]["offset"] == 2)
+    };
+    for _ in 0..200 {
+        if committed() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(tool.well(&["consume", "orders", "-g", "kitchen"]), "");
+}
+
 #[test]
 fn topics_are_made_changed_and_removed() {
     let tool = Tool::new();
