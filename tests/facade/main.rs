@@ -5,6 +5,7 @@
 mod admin;
 mod consumer;
 mod directory;
+mod gate;
 mod kafka;
 mod producer;
 #[path = "../support/mod.rs"]
