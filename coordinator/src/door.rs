@@ -283,7 +283,8 @@ impl Coordinator {
         beyond.dedup();
         let mut up_to = Offset::ZERO;
         for (partition, topic_id, end) in beyond {
-            let (reply, end) = self.act(&mut inner, Input::ClampTo { partition: &partition, topic_id, end })?;
+            let (reply, end) =
+                self.act(&mut inner, Input::ClampTo { partition: &partition, topic_id, end })?;
             if let Reply::ClampTo(clamped) = reply {
                 report.clamped.extend(clamped);
             }
