@@ -45,7 +45,9 @@ fn succeeds(mut command: Command) -> String {
 #[test]
 #[ignore = "the other side of the scenes here, which start it themselves"]
 fn other_side() {
-    let role = std::env::var("GIROK_REAL_ROLE").expect("started by a scene");
+    let Ok(role) = std::env::var("GIROK_REAL_ROLE") else {
+        return println!("only a scene starts this; by itself it has nothing to do");
+    };
     let dir = PathBuf::from(std::env::var("GIROK_REAL_DIR").expect("started by a scene"));
     match role.as_str() {
         "work" => work(&dir),
