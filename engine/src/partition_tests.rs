@@ -511,3 +511,27 @@ fn what_nobody_waits_for_is_synced_in_time() {
     scene.step_at(1001);
     assert_eq!(scene.partition.synced_offset(), Offset::new(1));
 }
+
+/// An appender stalls so long that two segments fill up behind it. What the others appended is not `Written`, and the
+/// high watermark does not pass the gap: a SIGKILL now would cut there.
+#[test]
+fn a_gap_two_segments_back_is_a_gap() {
+    for region in REGIONS {
+        let mut scene = Scene::new(region, Durability::Written, 8192);
+        scene.append(1000).unwrap();
+        let stalled = scene.stall(1000);
+        while scene.partition.segments() < 4 {
+            scene.append(1000).unwrap();
+        }
+        let end = scene.partition.end_offset();
+        assert!(end > Offset::new(20));
+        assert_eq!(scene.partition.high_watermark(), Offset::new(1), "{region:?}");
+        assert!(!scene.is_durable(end, Durability::Written));
+        assert_eq!(read(&scene.partition), 1);
+
+        stalled.finishes();
+        assert!(scene.is_durable(end, Durability::Written));
+        assert_eq!(scene.partition.high_watermark(), end);
+        assert_eq!(read(&scene.partition), end.get());
+    }
+}
