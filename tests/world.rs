@@ -329,25 +329,22 @@ impl Day {
         self.world.disk.heal();
         let expected: BTreeMap<_, _> =
             self.models.iter().map(|model| (model.tp.clone(), self.survey(&model.tp))).collect();
-        let (log, report) = loop {
-            // Also recovery dies, now and then.
-            if self.world.rng.chance(0.2) {
-                let power = end == End::PowerCut && self.world.rng.chance(0.5);
-                self.world.disk.set_doom(Some((self.world.rng.between(1, 40), power)));
-                let life = self.world.disk.life();
-                let opened = self.open();
-                if self.world.disk.life() != life {
-                    // What it cut before it died is cut; the survey no longer speaks of this medium.
-                    drop(opened);
-                    let by_power = matches!(end, End::PowerCut | End::CloseFailed);
-                    let end = if by_power { End::CloseFailed } else { End::DiedOpening };
-                    return self.reopen(end);
-                }
-                self.world.disk.set_doom(None);
-                break opened.unwrap();
-            }
-            break self.open().unwrap();
-        };
+        // Also recovery dies, now and then.
+        if self.world.rng.chance(0.2) {
+            let power = end == End::PowerCut && self.world.rng.chance(0.5);
+            self.world.disk.set_doom(Some((self.world.rng.between(1, 40), power)));
+        }
+        let life = self.world.disk.life();
+        let opened = self.open();
+        if self.world.disk.life() != life {
+            // What it cut before it died is cut; the survey no longer speaks of this medium.
+            drop(opened);
+            let by_power = matches!(end, End::PowerCut | End::CloseFailed);
+            let end = if by_power { End::CloseFailed } else { End::DiedOpening };
+            return self.reopen(end);
+        }
+        self.world.disk.set_doom(None);
+        let (log, report) = opened.unwrap();
         if !matches!(end, End::DiedOpening | End::CloseFailed) {
             assert_eq!(report.clean, end == End::Closed, "after {end:?}");
         }

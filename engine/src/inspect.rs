@@ -915,7 +915,7 @@ impl IndexFile {
         if let Some(entry) = self.entry::<N>() {
             let expected = format!("an entry about {what} of the segment");
             self.wrong::<N>(expected, format!("{} and {}", entry.0, entry.1));
-        } else if self.flaw.is_none() && self.bytes.len() % (N + 4) != 0 {
+        } else if self.flaw.is_none() && !self.bytes.len().is_multiple_of(N + 4) {
             self.slot = self.bytes.len() / (N + 4);
             let over = self.bytes.len() % (N + 4);
             self.wrong::<N>(format!("whole entries of {} bytes", N + 4), format!("{over} bytes at the end"));
