@@ -57,10 +57,11 @@ impl Drop for Actor {
 
 impl Actor {
     /// This program once more, as the child.
-    pub fn start(base: &Path, file: Option<&Path>) -> Result<Actor> {
+    pub fn start(base: &Path, file: Option<&Path>, archive_age_max: Duration) -> Result<Actor> {
         let doing = || Fail::io("starting the demo's child process");
         let mut command = Command::new(std::env::current_exe().map_err(doing())?);
         command.arg("demo-child").arg("--base").arg(base);
+        command.arg("--archive-ms").arg(archive_age_max.as_millis().to_string());
         if let Some(file) = file {
             command.arg("--file").arg(file);
         }

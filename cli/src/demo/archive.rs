@@ -27,9 +27,8 @@ pub const GROUP: &str = "archive";
 pub const SUFFIX: &str = ".ndjson.zst";
 const OPEN: &str = ".open";
 
-/// A file ends at so many bytes, before compression, or when it is so old; a demo has no time to fill large ones.
+/// A file ends at so many bytes, before compression.
 const FILE_BYTES_MAX: usize = 64 << 20;
-const FILE_AGE_MAX: Duration = Duration::from_secs(3);
 
 const LEVEL: i32 = 3;
 
@@ -56,8 +55,9 @@ pub fn parse_name(name: &str) -> Option<(i32, i64, i64)> {
     Some((partition.parse().ok()?, first.parse().ok()?, last.parse().ok()?))
 }
 
-/// Reads, packs and commits until everything that was produced is packed.
-pub fn run(girok: &Girok, stage: &Stage, dir: &Path) -> Result<()> {
+/// Reads, packs and commits until everything that was produced is packed. A file ends also at an age, for a demo has no
+/// time to fill large ones.
+pub fn run(girok: &Girok, stage: &Stage, dir: &Path, file_age_max: Duration) -> Result<()> {
     throw_away_open(dir)?;
     let mut consumer = girok.consumer().group_id(GROUP).enable_auto_commit(false).build()?;
     let partitions = child::partitions();
@@ -85,7 +85,7 @@ pub fn run(girok: &Girok, stage: &Stage, dir: &Path) -> Result<()> {
         let is_over = is_last && at_end;
         let mut entries = Vec::new();
         for (tp, slot) in partitions.iter().zip(&mut volumes) {
-            if let Some(volume) = slot.take_if(|volume| is_over || volume.is_due()) {
+            if let Some(volume) = slot.take_if(|volume| is_over || volume.is_due(file_age_max)) {
                 entries.push(volume.finish(dir, tp)?);
             }
         }
@@ -134,8 +134,8 @@ impl Volume {
         Ok(())
     }
 
-    fn is_due(&self) -> bool {
-        self.bytes >= FILE_BYTES_MAX || self.begun.elapsed() >= FILE_AGE_MAX
+    fn is_due(&self, age_max: Duration) -> bool {
+        self.bytes >= FILE_BYTES_MAX || self.begun.elapsed() >= age_max
     }
 
     /// Gives it its name. It is there for good when the folder is synced; then the entry may be committed.

@@ -38,6 +38,9 @@ pub struct Child {
     /// Where everything of this demo is
     #[arg(long)]
     base: PathBuf,
+    /// How old a file of the archive becomes, in ms
+    #[arg(long)]
+    archive_ms: u64,
     /// Lines to produce
     #[arg(long)]
     file: Option<PathBuf>,
@@ -161,6 +164,7 @@ impl Child {
 
         let stage = Arc::new(Stage::default());
         listen(stage.clone());
+        say(&status(&girok, &stage)?);
         say(&json!({ "opened_ms": opened.as_secs_f64() * 1e3, "found": found.len() }));
         self.act(&girok, &stage, &layout, &mut producing)?;
         Ok(girok.close()?)
@@ -168,11 +172,14 @@ impl Child {
 
     /// All parts at once, until the producer has stopped and the readers have everything.
     fn act(&self, girok: &Girok, stage: &Stage, layout: &Layout, producing: &mut Producing) -> Result<()> {
+        let archive_age_max = Duration::from_millis(self.archive_ms);
         thread::scope(|scope| {
             let parts = [
                 start(scope, stage, "producer", || producing.run(girok, stage)),
                 start(scope, stage, search::GROUP, || search::run(girok, stage, &layout.search())),
-                start(scope, stage, archive::GROUP, || archive::run(girok, stage, &layout.archive())),
+                start(scope, stage, archive::GROUP, || {
+                    archive::run(girok, stage, &layout.archive(), archive_age_max)
+                }),
             ];
             let mut done = stage.part(|| {
                 while parts.iter().flatten().any(|part| !part.is_finished()) {
@@ -218,11 +225,12 @@ fn status(girok: &Girok, stage: &Stage) -> Result<serde_json::Value> {
     let committed = |group| -> Result<i64> {
         Ok(admin.list_group_offsets(group)?.values().map(|committed| committed.offset.get()).sum())
     };
+    // First: whoever sees a refusal sees the commits that were under way before it.
+    let refused = stage.refused.load(Ordering::Acquire);
     // Nothing leaves this log, so offsets count records. Commits first: they are never beyond an end taken later.
     let (search, archive) = (committed(search::GROUP)?, committed(archive::GROUP)?);
     let ends = admin.list_offsets(&partitions(), OffsetSpec::Latest)?;
     let stored: i64 = ends.values().flatten().map(|end| end.offset.get()).sum();
-    let refused = stage.refused.load(Ordering::Relaxed);
     Ok(
         json!({ "stored": stored, "search": stored - search, "archive": stored - archive, "refused": refused }),
     )

@@ -33,31 +33,39 @@ use audit::{Audit, Reader, Tally};
 
 pub use child::Child;
 
+const HELP: &str = "\
+Metrics of this machine go into a topic of six partitions many times a second. Two readers take them from there, \
+each with its own committed offsets: search writes bulks for Elasticsearch in the order of time, archive writes zstd \
+files. For a while the sink of search fails, which archive does not notice. At half time all of it is killed with \
+SIGKILL and started again. Then every record is looked up: in the producer's ack journal, and in the files of both \
+sinks.
+
+The directory (--dir) must be new or empty. Without one a temporary one is used, whatever $GIROK_DIR says, and removed \
+unless --keep is given or something is wrong. In it are log/ (the topics), acks.txt (a line for each record that is \
+stored), search/ and archive/.
+
+Exit code 1 if anything was lost.";
+
 /// When the sink of `search` fails and comes back, and when the child is killed, as parts of the whole time.
 const DOWN_AT: f64 = 0.20;
 const UP_AT: f64 = 0.45;
 const KILL_AT: f64 = 0.50;
+
+/// So many files of each partition the archive has at the end, or more if they would be too old.
+const ARCHIVE_FILES: f64 = 8.0;
+const ARCHIVE_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// How long the child may take to open its log, or to drain and close it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
-/// This machine's metrics go into a topic of six partitions many times a second. Two readers take them from there, each
-/// with its own committed offsets: `search` writes bulks for Elasticsearch in the order of time, `archive` writes zstd
-/// files.
-///
-/// For a while the sink of `search` fails, which `archive` does not notice. At half time all of it is killed with SIGKILL
-/// and started again. Then every record is looked up: in the producer's ack journal, and in the files of both sinks.
+/// What `girok demo` takes.
 #[derive(Args)]
-#[command(after_help = "\
-The directory (--dir) must be new or empty. Without one, a temporary one is used, and removed unless --keep is given or \
-something is wrong. In it: log/ (the topics), acks.txt (a line for each record that was acknowledged), search/ and archive/.
-
-Exit code 1 if anything was lost.")]
+#[command(after_help = HELP)]
 pub struct Demo {
     /// How long to produce
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=86_400))]
     seconds: u32,
     /// Produce the lines of a file (at most 10,000 a second, until it ends) instead of metrics
     #[arg(long, value_name = "FILE")]
@@ -124,8 +132,9 @@ impl Demo {
     fn play(&self, base: &Path) -> Result<Audit> {
         let layout = Layout::new(base);
         let length = Duration::from_secs(self.seconds.into());
+        let archive_age_max = length.div_f64(ARCHIVE_FILES).min(ARCHIVE_AGE_MAX);
         let mut show = Show::new();
-        let mut actor = Actor::start(base, self.file.as_deref())?;
+        let mut actor = Actor::start(base, self.file.as_deref(), archive_age_max)?;
         actor.wait_until_open(PATIENCE)?;
         show.begun = Instant::now();
         show.tell(&format!(
@@ -138,6 +147,8 @@ impl Demo {
         actor.send("down")?;
         show.tell("the sink of search fails from now on");
 
+        // What was under way is committed before the first refusal.
+        show.watch_for(&mut actor, length.mul_f64(UP_AT), |status| status.refused > 0)?;
         let before = actor.status();
         show.watch(&mut actor, length.mul_f64(UP_AT))?;
         let status = actor.status();
@@ -160,7 +171,7 @@ impl Demo {
             grouped(status.search),
             grouped(status.archive)
         ));
-        let mut actor = Actor::start(base, self.file.as_deref())?;
+        let mut actor = Actor::start(base, self.file.as_deref(), archive_age_max)?;
         let opened = actor.wait_until_open(PATIENCE)?;
         show.tell(&format!(
             "process {} goes on: opened the log in {:.1} ms, and found {} records that were stored but not acknowledged",
@@ -282,7 +293,12 @@ impl Show {
 
     /// Watches until so long after the beginning.
     fn watch(&mut self, actor: &mut Actor, until: Duration) -> Result<()> {
-        while self.begun.elapsed() < until {
+        self.watch_for(actor, until, |_| false)
+    }
+
+    /// The same, until something is seen.
+    fn watch_for(&mut self, actor: &mut Actor, until: Duration, is_it: fn(&Status) -> bool) -> Result<()> {
+        while self.begun.elapsed() < until && !is_it(&actor.status()) {
             actor.check()?;
             self.look(actor.status());
             std::thread::sleep(WATCH_EVERY.min(until.saturating_sub(self.begun.elapsed())));

@@ -91,7 +91,7 @@ pub fn run(girok: &Girok, stage: &Stage, dir: &Path) -> Result<()> {
         match sink.bulk(&taken) {
             Ok(()) => commit(&mut consumer, &mut lanes, &taken)?,
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                stage.refused.fetch_add(1, Ordering::Relaxed);
+                stage.refused.fetch_add(1, Ordering::Release);
                 for lane in &mut lanes {
                     lane.waiting.clear();
                     lane.seen_until = i64::MIN;
