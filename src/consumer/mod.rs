@@ -861,7 +861,10 @@ impl Consumer {
         partitions.iter().map(offset).collect()
     }
 
-    /// What the group has committed for each partition. They need not be assigned. Waits until what it tells is durable.
+    /// What the group has committed for each partition. They need not be assigned. Waits until what it tells is as durable
+    /// as [`GroupSettings::durability`](crate::GroupSettings::durability) says, whatever the durability of the topic: the
+    /// records before a committed offset are as safe as their topic makes them, and an offset whose records a power cut
+    /// took is set back when the directory is opened ([`Recovery::clamped`](crate::Recovery::clamped)).
     ///
     /// # Errors
     /// [`Error::NoGroup`]; committed offsets that cannot be read.
