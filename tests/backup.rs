@@ -172,7 +172,7 @@ fn nobody_stops_for_a_checkpoint() {
                 let orders = log.partition(&tp("orders", 0)).unwrap();
                 while !done.load(Ordering::Relaxed) {
                     append(&commits, &format!("{}", orders.high_watermark()));
-                    if committed.fetch_add(1, Ordering::Relaxed) % 8 == 0 {
+                    if committed.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                 }

@@ -417,6 +417,56 @@ fn a_crash_at_any_operation_loses_nothing() {
     }
 }
 
+/// Two segments of which half is left make one that is exactly as long as the first was. A crash between the rename and
+/// the removal of the second must not pass for "nothing has happened".
+#[test]
+fn a_merge_may_come_out_as_long_as_what_it_replaces() {
+    let scene = || {
+        let world = SimWorld::from_seed(12);
+        let mut scene = Scene::in_world(&world, log_config(), compacted());
+        let mut bases = vec![0];
+        for n in 0..10_000 {
+            // All batches have one size; every second one is superseded until the third segment begins.
+            let key = if n % 2 == 0 && bases.len() < 3 { "key 0000".into() } else { format!("key {n:04}") };
+            let segments = scene.orders.segments();
+            scene.write(Codec::None, &[(&key, Some("a value of some length"))]);
+            if scene.orders.segments() > segments {
+                bases.push(n);
+            }
+            if bases.len() == 4 {
+                break;
+            }
+        }
+        assert!(bases[1] % 2 == 0 && bases[2] == 2 * bases[1], "{bases:?}");
+        scene.write(Codec::None, &[("key 0000", Some("a value of some length"))]);
+        scene.orders.sync().unwrap();
+        scene.log.save_checkpoint().unwrap();
+        scene.clock.advance(Duration::from_millis(CHECK_MS));
+        (world, scene)
+    };
+    let (world, done) = scene();
+    let before = world.disk.operations();
+    done.step().unwrap();
+    for n in 1..=world.disk.operations() - before {
+        for power in [true, false] {
+            let (world, mut scene) = scene();
+            for later in n..n + 60 {
+                world.disk.fail_nth(later, Errno::IO);
+            }
+            let _ = scene.step();
+            if power {
+                world.disk.power_cut()
+            } else {
+                world.disk.process_death()
+            }
+            forgive(&world);
+            let report = scene.reopen(world.env(), log_config());
+            assert_eq!(report.cut().count(), 0, "operation {n}: {report:?}");
+            scene.check();
+        }
+    }
+}
+
 /// Lets failures that are still to come go by.
 fn forgive(world: &SimWorld) {
     for _ in 0..100 {
