@@ -84,6 +84,58 @@ fn old_segments_go_and_young_ones_stay() {
     assert!(matches!(error, Error::OffsetOutOfRange { start: said, .. } if said == start));
 }
 
+/// An idle partition is parked, and its last segment goes all the same when its time has come, as Kafka's does.
+#[test]
+fn an_idle_partition_forgets_too() {
+    let scene = scene(
+        LogConfig { idle_ms: 100, ..quick() },
+        TopicConfig { retention_ms: Some(60_000), segment_ms: 60_000, ..small() },
+    );
+    scene.append(3);
+    for _ in 0..120 {
+        scene.world.clock.advance(Duration::from_secs(1));
+        scene.step();
+    }
+    assert_eq!(scene.partition.start_offset(), Offset::new(3), "everything was too old");
+    assert_eq!(scene.log.stats().regions, 0, "and it is parked again");
+    scene.append(1);
+    assert_eq!(scene.partition.end_offset(), Offset::new(4));
+}
+
+/// Partitions that nobody touches after a restart are looked after like the others, and only those with something to
+/// remove are opened for it.
+#[test]
+fn what_nobody_touches_is_retired_too() {
+    for bound in [None, Some(10_000)] {
+        let topic = TopicConfig { retention_ms: bound.is_none().then_some(60_000), ..small() };
+        let Scene { world, log, partition } = scene(quick(), topic);
+        log.create_topic("young", 1, TopicConfig { retention_ms: None, ..small() }).unwrap();
+        let young = log.partition(&TopicPartition::new("young", 0)).unwrap();
+        let mut builder = BatchBuilder::new(Codec::None);
+        for _ in 0..40 {
+            builder.clear();
+            builder.append(world.clock.wall(), None, Some(&[7; 1000]), &[]).unwrap();
+            partition.append(&builder.finish().unwrap()).unwrap();
+        }
+        young.append(&builder.finish().unwrap()).unwrap();
+        log.close().unwrap();
+        drop((log, partition, young));
+
+        let config = LogConfig { max_total_bytes: bound, ..quick() };
+        let (log, report) = Log::open(world.env(), "/log", config).unwrap();
+        assert!(report.clean);
+        for _ in 0..3 {
+            world.clock.advance(Duration::from_secs(120));
+            log.step(world.clock.now()).unwrap();
+        }
+        assert_eq!(log.stats().partitions_live, 1, "the young one is as cold as before");
+        assert!(log.stats().log_bytes <= 10_000, "{} bytes", log.stats().log_bytes);
+        let partition = log.partition(&TopicPartition::new("t", 0)).unwrap();
+        assert!(partition.start_offset() > Offset::new(20));
+        assert_eq!(partition.end_offset(), Offset::new(40));
+    }
+}
+
 #[test]
 fn no_more_than_was_asked_for_by_size_and_no_less() {
     let scene = scene(quick(), TopicConfig { retention_bytes: Some(30_000), retention_ms: None, ..small() });

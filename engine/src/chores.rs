@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::batch::Header;
+use crate::config::TopicConfig;
 use crate::env::Moment;
 use crate::error::{Error, Result};
 use crate::partition::{Core, Partition};
@@ -115,10 +117,40 @@ impl Core {
         now.since(admin.seen.1) >= idle
     }
 
+    /// Seals the last segment, open or parked, once all of it is too old to keep or its records span `segment.ms`
+    /// (Kafka's measure, by their own times; [`roll_by_time`](Self::roll_by_time) goes by how long it was open).
+    fn seal_what_is_due(self: &Arc<Self>, config: &TopicConfig, wall: Timestamp) -> Result<()> {
+        let last = self.list().last().clone();
+        if self.poisoned_now() || last.bytes() == 0 || last.sealed_end().is_some() {
+            return Ok(());
+        }
+        let newest = self.max_timestamp(&last)?.as_millis();
+        let is_old = config.deletes()
+            && config.retention_ms.is_some_and(|keep_ms| {
+                (0..wall.as_millis().saturating_sub(keep_ms as i64)).contains(&newest)
+            });
+        let mapped = last.mapping(&*self.log.env.disk)?;
+        let oldest =
+            Header::parse(last.slice(&mapped, 0, last.bytes())).map_err(|flaw| last.corrupt(0, &flaw))?;
+        let span = newest.saturating_sub(oldest.max_timestamp.as_millis().max(0));
+        if !is_old && span < config.segment_ms.min(i64::MAX as u64) as i64 {
+            return Ok(());
+        }
+        self.open_active()?;
+        if let Some(active) = self.active.get()
+            && Arc::ptr_eq(&active.segment, &last)
+        {
+            self.roll(&active)?;
+        }
+        // Only what is synced may go.
+        self.lead_sync().map(|_| ())
+    }
+
     /// Retention by time and by size: removes the oldest sealed segments for as long as they are too old or too much.
-    pub(crate) fn retain(&self, wall: Timestamp) -> Result<()> {
+    pub(crate) fn retain(self: &Arc<Self>, wall: Timestamp) -> Result<()> {
         self.remove_below_start()?;
         let config = self.config();
+        self.seal_what_is_due(&config, wall)?;
         if !config.deletes() {
             return Ok(());
         }

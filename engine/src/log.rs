@@ -26,7 +26,7 @@ use crate::partition::{Core, Partition};
 use crate::recover::{Recovered, Recovery, RecoveryReport};
 use crate::segment::Gauges;
 use crate::tail::Mark;
-use crate::types::{Offset, TopicId, TopicPartition};
+use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 use crate::wait::{Ticket, Waiters};
 
 /// What all partitions of a log share.
@@ -493,38 +493,7 @@ impl Log {
             })?;
             (entry.clone(), topic.id, topic.config.clone())
         };
-        let mut entry = entry.lock().unwrap();
-        match &mut *entry {
-            Entry::Live(core) => Ok(Partition(core.clone())),
-            Entry::Refused(error) => Err(error.clone()),
-            Entry::Cold(point) => {
-                let mut notes = Vec::new();
-                // Only a folder without a point (a new one) or as a clean close left it is cold.
-                let recovery = Recovery {
-                    disk: &*shared.env.disk,
-                    folder: shared.dir.join(tp.folder()).into(),
-                    name: tp,
-                    config: &config,
-                    gauges: &shared.gauges,
-                    buffered: shared.buffered,
-                    point: point.as_ref(),
-                    adopted_start: None,
-                    boot: shared.boot,
-                };
-                match recovery.run(&mut notes) {
-                    Ok((recovered, _)) => {
-                        let core = shared.core(tp.clone(), id, config, recovered)?;
-                        *entry = Entry::Live(core.clone());
-                        Ok(Partition(core))
-                    }
-                    Err(error @ Error::Corrupt { .. }) => {
-                        *entry = Entry::Refused(error.clone());
-                        Err(error)
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-        }
+        shared.open_entry(tp, &entry, id, config).map(Partition)
     }
 
     /// Does what is due: shared syncs of records nobody waits for, room ahead of appenders, idle regions, rolls by
@@ -721,6 +690,86 @@ impl Shared {
         self.boot
     }
 
+    /// The partition itself, opened now if nobody has touched it before.
+    fn open_entry(
+        self: &Arc<Self>,
+        tp: &TopicPartition,
+        entry: &Mutex<Entry>,
+        id: TopicId,
+        config: Arc<TopicConfig>,
+    ) -> Result<Arc<Core>> {
+        let mut entry = entry.lock().unwrap();
+        let point = match &*entry {
+            Entry::Live(core) => return Ok(core.clone()),
+            Entry::Refused(error) => return Err(error.clone()),
+            Entry::Cold(point) => point,
+        };
+        // Only a folder without a point (a new one) or as a clean close left it is cold.
+        let recovery = Recovery {
+            disk: &*self.env.disk,
+            folder: self.dir.join(tp.folder()).into(),
+            name: tp,
+            config: &config,
+            gauges: &self.gauges,
+            buffered: self.buffered,
+            point: point.as_ref(),
+            adopted_start: None,
+            boot: self.boot,
+        };
+        match recovery.run(&mut Vec::new()) {
+            Ok((recovered, _)) => {
+                let core = self.core(tp.clone(), id, config, recovered)?;
+                *entry = Entry::Live(core.clone());
+                Ok(core)
+            }
+            Err(error @ Error::Corrupt { .. }) => {
+                *entry = Entry::Refused(error.clone());
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens partitions that nobody has touched since the log was opened and that hold what retention or compaction
+    /// is to look at; the others stay as cheap as they are. What the checkpoint says of them is enough to know.
+    fn open_what_is_due(self: &Arc<Self>, wall: Timestamp) -> Result<()> {
+        let mut due = Vec::new();
+        {
+            let topics = self.topics.read().unwrap();
+            let mut total = 0;
+            let mut bounded = Vec::new();
+            for (name, topic) in topics.iter() {
+                for (number, entry) in topic.partitions.iter().enumerate() {
+                    let tp = || TopicPartition::new(name.as_str(), number as i32);
+                    let job = || (tp(), entry.clone(), topic.id, topic.config.clone());
+                    match &*entry.lock().unwrap() {
+                        Entry::Live(core) => total += Partition(core.clone()).bytes(),
+                        Entry::Cold(Some(point)) => {
+                            total += point.segments.iter().map(|segment| segment.bytes as u64).sum::<u64>();
+                            if is_due(point, &topic.config, wall) {
+                                due.push(job());
+                            } else if topic.config.deletes() && point.segments.len() > 1 {
+                                bounded.push(job());
+                            }
+                        }
+                        Entry::Cold(None) | Entry::Refused(_) => {}
+                    }
+                }
+            }
+            if self.config.max_total_bytes.is_some_and(|max| total > max) {
+                due.append(&mut bounded);
+            }
+        }
+        let mut first = Ok(());
+        for (tp, entry, id, config) in due {
+            let opened = self.open_entry(&tp, &entry, id, config).map(|_| ());
+            if first.is_ok() {
+                first = opened;
+            }
+        }
+        first
+    }
+
     pub(crate) fn live(&self) -> Vec<Arc<Core>> {
         let topics = self.topics.read().unwrap();
         let entries = topics.values().flat_map(|topic| &topic.partitions);
@@ -769,7 +818,7 @@ impl Shared {
         self.open.lock().unwrap().retain(|other| other.as_ptr() != Arc::as_ptr(core));
     }
 
-    fn step(&self, now: Moment) -> Result<Moment> {
+    fn step(self: &Arc<Self>, now: Moment) -> Result<Moment> {
         self.check_open()?;
         let mut first = Ok(());
         let mut keep = |result: Result<()>| {
@@ -817,7 +866,7 @@ impl Shared {
         Ok(())
     }
 
-    fn step_retention(&self, now: Moment, next: &mut Moment) -> Result<()> {
+    fn step_retention(self: &Arc<Self>, now: Moment, next: &mut Moment) -> Result<()> {
         let interval = Duration::from_millis(self.config.retention_check_ms);
         {
             let mut at = self.retention_at.lock().unwrap();
@@ -830,8 +879,8 @@ impl Shared {
             }
         }
         let wall = self.env.clock.wall();
+        let mut first = self.open_what_is_due(wall);
         let live = self.live();
-        let mut first = Ok(());
         for core in &live {
             let result = core.retain(wall);
             if first.is_ok() {
@@ -1019,6 +1068,18 @@ pub(crate) fn write_kafka_files(
         crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))?;
     }
     Ok(())
+}
+
+/// Whether a partition that nobody has touched holds something for retention or compaction to look at.
+fn is_due(point: &PartitionPoint, config: &TopicConfig, wall: Timestamp) -> bool {
+    let Some((oldest, newest)) = point.segments.first().zip(point.segments.last()) else { return false };
+    let total: u64 = point.segments.iter().map(|segment| segment.bytes as u64).sum();
+    let is_old = config.retention_ms.is_some_and(|keep_ms| {
+        let before = wall.as_millis().saturating_sub(keep_ms as i64);
+        oldest.bytes > 0 && (0..before).contains(&oldest.max_timestamp.as_millis())
+    });
+    let is_large = config.retention_bytes.is_some_and(|keep| total > keep) && point.segments.len() > 1;
+    (config.deletes() && (is_old || is_large)) || (config.is_compacted() && newest.base > point.cleaned_to)
 }
 
 fn unknown(name: &str) -> Error {

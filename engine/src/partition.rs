@@ -850,7 +850,7 @@ impl Core {
     }
 
     /// Makes the last segment open for appends again, or begins the next one if it is sealed.
-    fn open_active(self: &Arc<Core>) -> Result<()> {
+    pub(crate) fn open_active(self: &Arc<Core>) -> Result<()> {
         self.log.make_room_for_region(self)?;
         let mut admin = self.admin.lock().unwrap();
         if self.active.get().is_some_and(|active| !active.tail.is_closed()) {
