@@ -128,10 +128,11 @@ fn synced(bench: &Bench, ratios: &mut Ratios) {
                 fs::remove_file(&path).expect("our own file");
                 continue;
             }
-            let appended = our_times.count();
+            let (appended, syncs) = (our_times.count(), bench.syncs() - syncs_before);
             ratios.note(format!(
-                "{} syncs for {appended} appends; µs p50 {:.0} p99 {:.0} p99.9 {:.0} max {:.0}; raw p50 {:.0} p99 {:.0}",
-                bench.syncs() - syncs_before,
+                "{:.1} appends a sync ({} syncs); µs p50 {:.0} p99 {:.0} p99.9 {:.0} max {:.0}; raw p50 {:.0} p99 {:.0}",
+                appended as f64 / syncs as f64,
+                syncs,
                 our_times.micros(0.5),
                 our_times.micros(0.99),
                 our_times.micros(0.999),
@@ -139,6 +140,9 @@ fn synced(bench: &Bench, ratios: &mut Ratios) {
                 raw_times.micros(0.5),
                 raw_times.micros(0.99),
             ));
+            if waiters > 1 && raw_times.is_starved() {
+                ratios.doubt();
+            }
             assert_eq!(partition.synced_offset().get(), appended as i64, "an ack for what is not synced");
             assert_eq!(limits::check(&read_all(&partition)), appended);
             bench.drop_partition(partition);

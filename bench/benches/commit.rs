@@ -163,7 +163,7 @@ fn synced(bench: &Bench, ratios: &mut Ratios, like: &Records) {
         let path = bench.dir().join("raw");
         let mut raw = RawSync::new(&path, 16 << 20).expect("a file");
         let seat = Seat::new(bench, Durability::Synced);
-        let mut all = Times::new();
+        let (mut all, mut raw_times) = (Times::new(), Times::new());
         let syncs_before = bench.syncs();
         let measured = ratios.compare(
             &format!("commit, `Synced`, {groups} groups, each waiting"),
@@ -172,7 +172,7 @@ fn synced(bench: &Bench, ratios: &mut Ratios, like: &Records) {
             11,
             |_| {
                 let started = Instant::now();
-                raw.run(&one, times).expect("raw syncs");
+                raw_times.add(&raw.run(&one, times).expect("raw syncs"));
                 times as f64 / started.elapsed().as_secs_f64()
             },
             |round| {
@@ -182,10 +182,11 @@ fn synced(bench: &Bench, ratios: &mut Ratios, like: &Records) {
             },
         );
         if measured {
+            let syncs = bench.syncs() - syncs_before;
             ratios.note(format!(
-                "{} syncs for {} commits; µs p50 {:.0} p99 {:.0} p99.9 {:.0} max {:.0}",
-                bench.syncs() - syncs_before,
-                all.count(),
+                "{:.1} commits a sync ({} syncs); µs p50 {:.0} p99 {:.0} p99.9 {:.0} max {:.0}",
+                all.count() as f64 / syncs as f64,
+                syncs,
                 all.micros(0.5),
                 all.micros(0.99),
                 all.micros(0.999),

@@ -22,6 +22,7 @@ struct Row {
     aim: Option<f64>,
     rounds: Rounds,
     note: String,
+    doubted: bool,
 }
 
 const LIMIT: &str = "limit";
@@ -60,7 +61,14 @@ impl Ratios {
             figures.record(LIMIT, l);
             figures.record(OURS, o);
         }
-        self.rows.push(Row { what: what.into(), unit, aim, rounds: figures, note: String::new() });
+        self.rows.push(Row {
+            what: what.into(),
+            unit,
+            aim,
+            rounds: figures,
+            note: String::new(),
+            doubted: false,
+        });
         true
     }
 
@@ -68,6 +76,13 @@ impl Ratios {
     pub fn note(&mut self, note: impl Into<String>) {
         if let Some(row) = self.rows.last_mut() {
             row.note = note.into();
+        }
+    }
+
+    /// The comparison made last was not a fair one (the note says why): its aim is not judged.
+    pub fn doubt(&mut self) {
+        if let Some(row) = self.rows.last_mut() {
+            row.doubted = true;
         }
     }
 
@@ -85,6 +100,7 @@ impl Ratios {
             let aim = row.aim.map_or(String::new(), |aim| {
                 let verdict = match ratio {
                     _ if place::smoke() => "",
+                    _ if row.doubted => ", not judged",
                     ratio if ratio >= aim => ", met",
                     _ => ", **missed**",
                 };
