@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use girok_engine::batch::{BatchBuilder, Codec};
-use girok_engine::disk::{Disk, File, Kind, Open, SystemDisk, read_file};
+use girok_engine::disk::{Disk, File, Kind, Open, SystemDisk, read_file, write_all_at};
 use girok_engine::{
     CleanupPolicy, Durability, Env, Error, FetchBounds, Log, LogConfig, MemoryDisk, Offset, Partition,
     RegionMode, SeededChance, Timestamp, TopicConfig, TopicPartition,
@@ -47,7 +47,7 @@ fn read(partition: &Partition) -> Vec<(i64, String)> {
 }
 
 fn small() -> TopicConfig {
-    TopicConfig { segment_bytes: 4096, ..TopicConfig::default() }
+    TopicConfig { segment_bytes: 4096, retention_ms: None, ..TopicConfig::default() }
 }
 
 fn tp(topic: &str, partition: i32) -> TopicPartition {
@@ -87,15 +87,19 @@ fn a_copy_is_the_same_and_then_its_own() {
     append(&log.partition(&tp("orders", 1)).unwrap(), "alone");
     orders.delete_records(Offset::new(30)).unwrap();
     orders.sync().unwrap();
+    // The coordinator's file goes along, whatever is in it.
+    let state = disk.open(Path::new("/log/girok-groups.state"), Open::CreateNew).unwrap();
+    write_all_at(&*state, &[7; 3 << 20], 0).unwrap();
 
     let report = log.checkpoint("/copy").unwrap();
+    let copied = read_file(&*disk, Path::new("/copy/girok-groups.state"), 4 << 20).unwrap();
+    assert!(copied == [7; 3 << 20]);
     assert_eq!((report.topics, report.partitions, report.segments_copied), (2, 4, 2));
     assert_eq!(report.segments_linked, orders.segments() - 1);
-    let sealed = disk.open(Path::new("/copy/orders-0/00000000000000000030.log"), Open::Read);
     let first = disk.list(Path::new("/copy/orders-0")).unwrap();
     let first = first.iter().find(|entry| entry.name.ends_with(".log")).unwrap();
-    let linked = sealed.or_else(|_| disk.open(&Path::new("/copy/orders-0").join(&first.name), Open::Read));
-    assert_eq!(linked.unwrap().links().unwrap(), 2, "a sealed segment is shared");
+    let shared = disk.open(&Path::new("/copy/orders-0").join(&first.name), Open::Read).unwrap();
+    assert_eq!(shared.links().unwrap(), 2, "a sealed segment is shared");
 
     let before = contents(&*disk, Path::new("/log"));
     let (copy, opened) = Log::open(env.clone(), "/copy", LogConfig::default()).unwrap();

@@ -63,7 +63,12 @@ fn open(dir: &Path) -> Result<Girok, Error> {
 fn images() -> [Image; 2] {
     let dir = scratch();
     let girok = open(dir.path()).unwrap();
-    let plain = TopicConfig { segment_bytes: 4096, index_interval_bytes: 256, ..TopicConfig::default() };
+    let plain = TopicConfig {
+        segment_bytes: 4096,
+        index_interval_bytes: 256,
+        retention_ms: None,
+        ..TopicConfig::default()
+    };
     girok.admin().create_topic("plain", 2, plain.clone()).unwrap();
     let packed = TopicConfig { durability: Durability::Written, ..plain };
     girok.admin().create_topic("packed", 1, packed).unwrap();

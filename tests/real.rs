@@ -287,7 +287,12 @@ fn killed_fifty_times() {
     let girok = Girok::open(&log).unwrap();
     for (topic, durability) in TOPICS.iter().zip([Durability::Synced, Durability::Written]) {
         // Small segments: rolls are moments, too.
-        let config = TopicConfig { durability, segment_bytes: 256 << 10, ..TopicConfig::default() };
+        let config = TopicConfig {
+            durability,
+            segment_bytes: 256 << 10,
+            retention_ms: None,
+            ..TopicConfig::default()
+        };
         girok.admin().create_topic(topic, PARTITIONS, config).unwrap();
     }
     girok.close().unwrap();
@@ -516,7 +521,12 @@ fn grow_no_further(dir: &Path) {
         let (log, _) = Log::open(Env::system(), &dir, small_config(region)).unwrap();
         for durability in [Durability::Written, Durability::Synced] {
             let topic = durability.to_string();
-            log.create_topic(&topic, 1, TopicConfig { durability, ..TopicConfig::default() }).unwrap();
+            log.create_topic(
+                &topic,
+                1,
+                TopicConfig { durability, retention_ms: None, ..TopicConfig::default() },
+            )
+            .unwrap();
             let partition = log.partition(&TopicPartition::new(topic.as_str(), 0)).unwrap();
             let (error, end) = fill(&partition, 10_000);
             let text = error.to_string();
@@ -578,7 +588,12 @@ fn nothing_can_be_made_or_grown() {
                 };
                 let open = || Log::open(world.env(), "/log", config.clone()).unwrap();
                 let (log, _) = open();
-                let topic = TopicConfig { durability, segment_bytes: 32 << 10, ..TopicConfig::default() };
+                let topic = TopicConfig {
+                    durability,
+                    segment_bytes: 32 << 10,
+                    retention_ms: None,
+                    ..TopicConfig::default()
+                };
                 log.create_topic("t", 1, topic.clone()).unwrap();
                 let partition = log.partition(&tp).unwrap();
                 append_one(&partition).unwrap();
@@ -647,7 +662,7 @@ fn many_partitions(dir: &Path) {
     let begun = Instant::now();
     let config = LogConfig { idle_ms: 1, growth_bytes_min: 4096, ..LogConfig::default() };
     let (log, _) = Log::open(Env::system(), dir, config).unwrap();
-    let topic = TopicConfig { durability: Durability::Written, ..TopicConfig::default() };
+    let topic = TopicConfig { durability: Durability::Written, retention_ms: None, ..TopicConfig::default() };
     log.create_topic("many", MANY, topic).unwrap();
     let partitions: Vec<_> =
         (0..MANY).map(|n| log.partition(&TopicPartition::new("many", n)).unwrap()).collect();

@@ -13,6 +13,15 @@ const MIB: u32 = 1024 * KIB;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What happens to old records (`cleanup.policy`).
+///
+/// ```
+/// use girok_engine::{CleanupPolicy, TopicConfig};
+/// let mut config = TopicConfig::default();
+/// assert_eq!(config.cleanup_policy, CleanupPolicy::Delete);
+/// config.set("cleanup.policy", "compact,delete")?;
+/// assert_eq!(config.cleanup_policy, CleanupPolicy::CompactAndDelete);
+/// # Ok::<(), girok_engine::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CleanupPolicy {
     /// Whole segments go by age and size.
@@ -403,6 +412,14 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// How the active segment's memory reaches its file.
+///
+/// ```
+/// use girok_engine::{Env, Log, LogConfig, RegionMode};
+/// let config = LogConfig { region: RegionMode::Written, ..LogConfig::default() };
+/// let (log, _) = Log::open(Env::in_memory(), "/log", config)?;
+/// assert_eq!(log.config().region, RegionMode::Written);
+/// # Ok::<(), girok_engine::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RegionMode {
     /// Mapped where the file system reserves blocks for real (ext4, xfs, tmpfs), written elsewhere.
@@ -415,6 +432,22 @@ pub enum RegionMode {
 }
 
 /// How readers get at the log's bytes.
+///
+/// ```
+/// use girok_engine::*;
+/// let config = LogConfig { read: ReadMode::Copy, ..LogConfig::default() };
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", config)?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// partition.append(&batch)?;
+/// partition.sync()?;
+/// partition.fetch(Offset::ZERO, &FetchBounds::default())?;
+/// assert_eq!(log.stats().copies, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReadMode {
     /// Borrowed from a mapping of the file. A medium error, or somebody else cutting the file, is a SIGBUS.
@@ -425,6 +458,27 @@ pub enum ReadMode {
 }
 
 /// When a batch's checksum is checked.
+///
+/// ```
+/// use girok_engine::*;
+/// # let env = Env::in_memory();
+/// let config = LogConfig { check_crcs: CheckCrcs::Always, ..LogConfig::default() };
+/// # let (log, _) = Log::open(env.clone(), "/log", config)?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// # partition.append(&batch)?;
+/// # partition.sync()?;
+/// assert!(partition.fetch(Offset::ZERO, &FetchBounds::default()).is_ok());
+///
+/// # let file = env.disk.open("/log/orders-0/00000000000000000000.log".as_ref(), disk::Open::Write)?;
+/// disk::write_all_at(&*file, b"?", 66)?; // somebody scribbles over the segment
+/// let refused = partition.fetch(Offset::ZERO, &FetchBounds::default()).unwrap_err();
+/// assert_eq!(refused.remedy(), Remedy::Restore);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CheckCrcs {
     /// Once after it came from a producer or the medium.

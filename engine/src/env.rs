@@ -47,6 +47,19 @@ impl std::ops::Add<Duration> for Moment {
 }
 
 /// Time. `now` orders things and never goes back; `wall` stamps records and may jump.
+///
+/// ```
+/// use std::sync::Arc;
+/// use girok_engine::{Clock, Env, Moment, Timestamp};
+/// #[derive(Debug)]
+/// struct AlwaysNoon;
+/// impl Clock for AlwaysNoon {
+///     fn now(&self) -> Moment { Moment::from_nanos(0) }
+///     fn wall(&self) -> Timestamp { Timestamp::from_millis(43_200_000) }
+/// }
+/// let env = Env { clock: Arc::new(AlwaysNoon), ..Env::in_memory() };
+/// assert_eq!(env.clock.wall(), Timestamp::from_millis(43_200_000));
+/// ```
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The monotonic clock.
     fn now(&self) -> Moment;
@@ -55,12 +68,31 @@ pub trait Clock: Send + Sync + fmt::Debug {
 }
 
 /// Chance: topic ids and member ids need it, nothing else does.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use girok_engine::Chance;
+/// #[derive(Debug, Default)]
+/// struct Counting(AtomicU64);
+/// impl Chance for Counting {
+///     fn next_u64(&self) -> u64 { self.0.fetch_add(1, Ordering::Relaxed) }
+/// }
+/// let chance: &dyn Chance = &Counting::default();
+/// assert_eq!((chance.next_u64(), chance.next_u64()), (0, 1));
+/// ```
 pub trait Chance: Send + Sync + fmt::Debug {
     /// The next 64 random bits.
     fn next_u64(&self) -> u64;
 }
 
 /// The machine's clocks.
+///
+/// ```
+/// use girok_engine::{Clock, SystemClock};
+/// let clock = SystemClock::new();
+/// let earlier = clock.now();
+/// assert!(clock.now() >= earlier, "it never goes back");
+/// ```
 #[derive(Debug)]
 pub struct SystemClock {
     start: std::time::Instant,
@@ -91,6 +123,13 @@ impl Clock for SystemClock {
 }
 
 /// Random bits from a seed (SplitMix64). The same seed gives the same bits; threads share one stream.
+///
+/// ```
+/// use girok_engine::{Chance, SeededChance};
+/// let (one, other) = (SeededChance::new(7), SeededChance::new(7));
+/// assert_eq!(one.next_u64(), other.next_u64());
+/// assert_ne!(one.next_u64(), SeededChance::new(8).next_u64());
+/// ```
 #[derive(Debug)]
 pub struct SeededChance {
     state: AtomicU64,
@@ -137,6 +176,17 @@ impl Env {
 }
 
 /// The three of them, handed to [`Log::open`](crate::Log::open).
+///
+/// ```
+/// use std::sync::Arc;
+/// use girok_engine::{Env, Log, LogConfig, SeededChance, TopicConfig};
+/// let live = || {
+///     let env = Env { chance: Arc::new(SeededChance::new(7)), ..Env::in_memory() };
+///     Log::open(env, "/log", LogConfig::default())?.0.create_topic("orders", 1, TopicConfig::default())
+/// };
+/// assert_eq!(live()?, live()?, "the same seed, the same topic id");
+/// # Ok::<(), girok_engine::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Env {
     /// Where bytes rest.

@@ -14,6 +14,15 @@ use crate::types::{Offset, TopicPartition};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What to do about an [`Error`].
+///
+/// ```
+/// use girok_engine::{Env, Log, LogConfig, Remedy};
+/// let env = Env::in_memory();
+/// let (_log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// let refused = Log::open(env, "/log", LogConfig::default()).unwrap_err();
+/// assert_eq!(refused.remedy(), Remedy::TryAgain, "somebody may close it: {refused}");
+/// # Ok::<(), girok_engine::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
@@ -30,6 +39,12 @@ pub enum Remedy {
 }
 
 /// Where in a file something was found.
+///
+/// ```
+/// use girok_engine::Place;
+/// let place = Place { path: "orders-3/00000000000000412000.log".into(), position: 8192 };
+/// assert_eq!(place.to_string(), "orders-3/00000000000000412000.log at byte 8192");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file.
@@ -45,6 +60,21 @@ impl fmt::Display for Place {
 }
 
 /// Everything that can go wrong in the engine.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// match partition.fetch(Offset::new(9), &FetchBounds::default()) {
+///     Err(Error::OffsetOutOfRange { requested, end, .. }) => assert!(requested > end),
+///     other => panic!("nobody has written that far: {other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -144,6 +144,23 @@ impl Directory {
 }
 
 /// A partition's folder.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// let folder = dir.partition(&"orders-0".parse()?)?;
+/// assert_eq!(folder.topic_id()?, Some(id));
+/// assert_eq!(folder.segments()?.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct PartitionFolder {
     disk: Arc<dyn Disk>,
@@ -207,6 +224,23 @@ impl PartitionFolder {
 }
 
 /// A segment's file, or another that holds batches one after the other, such as the bytes that recovery put aside.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// let segment = &dir.partition(&"orders-0".parse()?)?.segments()?[0];
+/// assert!(segment.path().ends_with("orders-0/00000000000000000000.log"));
+/// assert_eq!(segment.base_offset(), Some(Offset::ZERO));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Segment {
     disk: Arc<dyn Disk>,
@@ -256,6 +290,25 @@ impl Segment {
 }
 
 /// A batch and where it stands.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// # let segment = &dir.partitions()?[0].segments()?[0];
+/// let mut batches = segment.batches()?;
+/// let found = batches.next()?.unwrap();
+/// assert_eq!((found.position, found.batch.header().base_offset), (0, Offset::ZERO));
+/// assert!(found.batch.check_crc().is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'b> {
     /// Its first byte in the file.
@@ -265,6 +318,25 @@ pub struct Found<'b> {
 }
 
 /// What stands behind the last batch.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// # let segment = &dir.partitions()?[0].segments()?[0];
+/// use girok_engine::inspect::End;
+/// let mut batches = segment.batches()?;
+/// while batches.next()?.is_some() {}
+/// assert_eq!(batches.end(), Some(&End::Whole), "it was closed, so nothing is reserved");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The end of the file.
@@ -290,6 +362,26 @@ pub enum End {
 /// The batches of a file, read in pieces. From [`Segment::batches`].
 ///
 /// Not an [`Iterator`], because a batch is borrowed from the room the next one is read into.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// # let segment = &dir.partitions()?[0].segments()?[0];
+/// let (mut batches, mut records) = (segment.batches()?, 0);
+/// while let Some(found) = batches.next()? {
+///     records += found.batch.header().record_count;
+/// }
+/// assert_eq!(records, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Batches {
     path: PathBuf,
@@ -437,6 +529,32 @@ impl Batches {
 }
 
 /// Something that is not what it should be.
+///
+/// ```
+/// # use girok_engine::batch::{BatchBuilder, Codec};
+/// # use girok_engine::disk::{Disk, MemoryDisk, Open, write_all_at};
+/// # use girok_engine::{Offset, Timestamp};
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let first = builder.finish()?.to_vec();
+/// # builder.append(Timestamp::from_millis(2), None, Some(b"milk"), &[])?;
+/// # builder.set_base_offset(Offset::new(1));
+/// # let second = builder.finish()?.to_vec();
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir("/log/orders-0".as_ref())?;
+/// # let file = disk.open("/log/orders-0/00000000000000000000.log".as_ref(), Open::CreateNew)?;
+/// # let mut flipped = first.clone();
+/// # *flipped.last_mut().unwrap() ^= 1;
+/// # write_all_at(&*file, &[flipped, second].concat(), 0)?;
+/// # use std::sync::Arc;
+/// use girok_engine::inspect::{Directory, verify};
+/// // A bit flipped in the first of two batches.
+/// let report = verify(&Directory::on(Arc::new(disk), "/log")?, 1, |_| ())?;
+/// let problem = &report.problems[0];
+/// assert!(problem.path.ends_with("orders-0/00000000000000000000.log"));
+/// assert!(problem.expected.contains("checksum"), "{problem}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// In which file.
@@ -457,6 +575,31 @@ impl std::fmt::Display for Problem {
 }
 
 /// The end of a log that a crash left, or that is being written at this moment. Opening the directory cuts it.
+///
+/// ```
+/// # use girok_engine::batch::{BatchBuilder, Codec};
+/// # use girok_engine::disk::{Disk, MemoryDisk, Open, write_all_at};
+/// # use girok_engine::{Offset, Timestamp};
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let first = builder.finish()?.to_vec();
+/// # builder.append(Timestamp::from_millis(2), None, Some(b"milk"), &[])?;
+/// # builder.set_base_offset(Offset::new(1));
+/// # let second = builder.finish()?.to_vec();
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir("/log/orders-0".as_ref())?;
+/// # let file = disk.open("/log/orders-0/00000000000000000000.log".as_ref(), Open::CreateNew)?;
+/// # let bytes = [&first[..], &second[..20]].concat();
+/// # write_all_at(&*file, &bytes, 0)?;
+/// # use std::sync::Arc;
+/// use girok_engine::inspect::{Directory, verify};
+/// // A whole batch, and the first 20 bytes of another.
+/// let report = verify(&Directory::on(Arc::new(disk), "/log")?, 1, |_| ())?;
+/// let end = &report.unfinished[0];
+/// assert_eq!((end.position, end.bytes), (first.len() as u64, 20));
+/// assert!(report.problems.is_empty(), "a crash leaves such ends; nothing is damaged");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     /// In which file.
@@ -468,6 +611,23 @@ pub struct Unfinished {
 }
 
 /// What [`verify`] found.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// let report = inspect::verify(&dir, 1, |_| ())?;
+/// assert!(report.clean && report.problems.is_empty());
+/// assert_eq!((report.partitions, report.batches, report.records), (1, 1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Whether the directory was closed cleanly. Always `false` for folders that Kafka wrote: nothing says so there.
@@ -489,6 +649,25 @@ pub struct VerifyReport {
 }
 
 /// How far [`verify`] is.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # let id = log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// use std::sync::Mutex;
+/// let last = Mutex::new(None);
+/// inspect::verify(&dir, 1, |progress| *last.lock().unwrap() = Some(progress))?;
+/// let last = last.into_inner()?.unwrap();
+/// assert_eq!(last.bytes_done, last.bytes_total);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of segments that were read.

@@ -51,6 +51,12 @@ const KAFKA_TOP_LEVEL: [&str; 9] = [
 const GIROK_TOP_LEVEL: [&str; 4] = ["girok.meta", "girok.checkpoint", "girok.lock", "girok-groups.state"];
 
 /// What stands behind the ending of a segment's file.
+///
+/// ```
+/// use girok_engine::kafka_files::{Suffix, segment_file};
+/// let (_, _, suffix) = segment_file("00000000000000000042.log.deleted").unwrap();
+/// assert_eq!(suffix, Suffix::Deleted);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suffix {
     /// Nothing: it is part of the log.
@@ -92,6 +98,14 @@ pub fn segment_file(name: &str) -> Option<(Offset, &'static str, Suffix)> {
 }
 
 /// What a folder in the directory is.
+///
+/// ```
+/// use girok_engine::kafka_files::{Folder, partition_folder};
+/// match partition_folder("orders-3") {
+///     Some(Folder::Partition(name)) => assert_eq!((name.topic(), name.partition()), ("orders", 3)),
+///     other => panic!("a plain partition's folder: {other:?}"),
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Folder {
     /// `topic-N`: a partition's.

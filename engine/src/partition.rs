@@ -54,6 +54,23 @@ pub struct Appended {
 }
 
 /// How much one fetch may return. At least one batch always comes, however large.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// partition.append(&batch)?;
+/// partition.append(&batch)?;
+/// partition.sync()?;
+/// let one = FetchBounds { records_max: 1, ..FetchBounds::default() };
+/// assert_eq!(partition.fetch(Offset::ZERO, &one)?.next(), Offset::new(1));
+/// assert_eq!(partition.fetch(Offset::ZERO, &FetchBounds::default())?.next(), Offset::new(2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchBounds {
     /// Bytes of whole batches. Default 1 MiB, Kafka's `max.partition.fetch.bytes`.
@@ -145,6 +162,21 @@ impl fmt::Debug for Core {
 /// time; calls that block say so and have a non-blocking twin (`try_`, `poll_`).
 ///
 /// See [`Log`](crate::Log) for the whole journey in one example.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// partition.append(&batch)?;
+/// assert_eq!((partition.end_offset(), partition.high_watermark()), (Offset::new(1), Offset::ZERO));
+/// partition.sync()?;
+/// assert_eq!(partition.high_watermark(), Offset::new(1), "seen by readers once it is synced");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Partition(pub(crate) Arc<Core>);
 
@@ -1209,6 +1241,26 @@ const LOOKUP_WALK_BYTES: u32 = 64 << 10;
 
 /// Reads a partition on and on, remembering where it is: no lookup, no lock and no allocation per read once it is
 /// under way. [`Send`]; keeps its present segment in memory.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// # partition.append(&batch)?;
+/// # partition.append(&batch)?;
+/// # partition.sync()?;
+/// let mut reader = partition.reader(Offset::ZERO);
+/// while reader.is_readable() {
+///     let view = reader.read(&FetchBounds::default())?;
+///     assert_eq!(view.next(), reader.position());
+/// }
+/// assert_eq!(reader.position(), partition.high_watermark());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Reader {
     core: Arc<Core>,
     next: Offset,

@@ -32,6 +32,27 @@ use crate::tail::Mark;
 use crate::types::{Offset, TopicPartition};
 
 /// What recovery did to one partition.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # env.disk.remove("/log/girok.checkpoint".as_ref())?;
+/// # let file = env.disk.open("/log/orders-0/00000000000000000000.log".as_ref(), disk::Open::Write)?;
+/// # disk::write_all_at(&*file, b"torn!", file.len()?)?;
+/// // One batch, and behind it five bytes of one that a power cut tore.
+/// let (_log, report) = Log::open(env, "/log", LogConfig::default())?;
+/// let orders = report.cut().next().unwrap();
+/// assert_eq!((orders.end, orders.cut_bytes), (Offset::new(1), 5));
+/// assert!(!orders.suspect, "nothing whole stood behind them");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionReport {
     /// Which.

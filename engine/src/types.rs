@@ -67,6 +67,12 @@ impl fmt::Debug for Offset {
 }
 
 /// A byte position in one segment file. At most 2³¹ − 1, as in Kafka.
+///
+/// ```
+/// use girok_engine::Position;
+/// assert!(Position::ZERO < Position::new(61), "the second batch stands behind the first one's header");
+/// assert_eq!(Position::MAX.get(), i32::MAX as u32);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Position(u32);
@@ -101,6 +107,13 @@ impl fmt::Debug for Position {
 }
 
 /// Milliseconds since 1970, as Kafka stamps records. Negative means "none" (Kafka's −1).
+///
+/// ```
+/// use girok_engine::Timestamp;
+/// let noon = Timestamp::from_millis(43_200_000);
+/// assert_eq!(noon.as_millis(), 12 * 60 * 60 * 1000);
+/// assert!(Timestamp::NONE < noon);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Timestamp(i64);
@@ -268,6 +281,21 @@ impl std::str::FromStr for TopicId {
 }
 
 /// How much must survive before the producer hears "done". Ordered: `Written < Synced`.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let batch = builder.finish()?;
+/// let appended = partition.append(&batch)?;
+/// partition.wait_for(appended.next_offset, Durability::Synced)?;
+/// assert_eq!(partition.synced_offset(), appended.next_offset);
+/// assert!(Durability::Written < Durability::Synced);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Durability {
     /// In the kernel's page cache: the process may die, the machine may not.

@@ -43,6 +43,16 @@ static NEXT_TICKET: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64:
 
 /// A place among the [`Waiters`]; empty until first used. Give it back with [`Waiters::leave`] (see [`Waiters`] for
 /// an example).
+///
+/// ```
+/// use std::task::Waker;
+/// use girok_engine::wait::{Ticket, Waiters};
+/// let (waiters, mut ticket) = (Waiters::new(), Ticket::default());
+/// waiters.register(&mut ticket, Waker::noop());
+/// assert!(waiters.any());
+/// waiters.leave(&mut ticket);
+/// assert!(!waiters.any());
+/// ```
 #[derive(Debug, Default)]
 pub struct Ticket(Option<u64>);
 

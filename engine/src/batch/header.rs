@@ -78,6 +78,18 @@ impl fmt::Display for Flaw {
 impl std::error::Error for Flaw {}
 
 /// Who stamped the records of a batch.
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// builder.append(Timestamp::from_millis(7), None, Some(b"tea"), &[])?;
+/// let batch = builder.finish()?;
+/// assert_eq!(batch.header().timestamp_type(), TimestampType::CreateTime);
+/// let stamped = batch.log_append_time(Timestamp::from_millis(9));
+/// assert_eq!(stamped.header().timestamp_type(), TimestampType::LogAppendTime);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimestampType {
     /// The producer, each record by itself.

@@ -106,6 +106,19 @@ pub fn batches(bytes: &[u8]) -> Batches<'_> {
 }
 
 /// See [`batches`].
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// let one = builder.finish()?.to_vec();
+/// let two = [&one[..], &one[..]].concat();
+/// assert_eq!(batches(&two).filter_map(Result::ok).count(), 2);
+/// let cut = &two[..two.len() - 1];
+/// assert_eq!(batches(cut).last().unwrap().unwrap_err().at, one.len() + 8, "a whole one, then a flaw");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     bytes: &'a [u8],

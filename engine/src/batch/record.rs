@@ -99,6 +99,18 @@ impl fmt::Debug for Record<'_> {
 }
 
 /// One header of a record: a name, which may repeat, and a value, which may be null.
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// builder.append(Timestamp::from_millis(7), None, None, &[("retried", None)])?;
+/// let bytes = builder.finish()?.to_vec();
+/// let record = Batch::parse(&bytes)?.records().next().unwrap()?;
+/// let header = record.headers().next().unwrap()?;
+/// assert_eq!((&*header.key(), header.value()), ("retried", None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader<'a> {
     key: &'a [u8],
@@ -123,6 +135,19 @@ impl<'a> RecordHeader<'a> {
 }
 
 /// The headers of one record, in order. From [`Record::headers`].
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// builder.append(Timestamp::from_millis(7), None, None, &[("via", Some(b"a")), ("via", Some(b"b"))])?;
+/// # let bytes = builder.finish()?.to_vec();
+/// # let record = Batch::parse(&bytes)?.records().next().unwrap()?;
+/// let mut headers = record.headers();
+/// assert_eq!(headers.count_left(), 2);
+/// assert_eq!(headers.next().unwrap()?.value(), Some(&b"a"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Headers<'a> {
     rest: &'a [u8],
@@ -258,6 +283,19 @@ impl Frame {
 ///
 /// Each is checked as far as it is decoded. An error ends the iteration; so does a batch that holds more or less than
 /// its header says. A compressed batch is one error: [`decompress`](super::decompress) it first.
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// for value in ["tea", "milk"] {
+///     builder.append(Timestamp::from_millis(7), None, Some(value.as_bytes()), &[])?;
+/// }
+/// let bytes = builder.finish()?.to_vec();
+/// let records: Vec<Record<'_>> = Batch::parse(&bytes)?.records().collect::<Result<_, _>>()?;
+/// assert_eq!((records[1].offset().get(), records[1].value()), (1, Some(&b"milk"[..])));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     rest: &'a [u8],

@@ -11,6 +11,19 @@ use super::{Batch, Records};
 use crate::types::Timestamp;
 
 /// Buffers that [`retain`] reuses from one batch to the next.
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let bytes = builder.finish()?.to_vec();
+/// let mut scratch = Scratch::default();
+/// for batch in batches(&bytes) {
+///     retain(&batch?, &mut scratch, 1 << 20, None, |record| record.value().is_some())?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Scratch {
     image: Vec<u8>,
@@ -21,6 +34,19 @@ pub struct Scratch {
 }
 
 /// What [`retain`] leaves of a batch.
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
+/// # let bytes = builder.finish()?.to_vec();
+/// # let batch = Batch::parse(&bytes)?;
+/// let mut scratch = Scratch::default();
+/// assert_eq!(retain(&batch, &mut scratch, 1 << 20, None, |_| true)?, Retained::Whole);
+/// assert_eq!(retain(&batch, &mut scratch, 1 << 20, None, |_| false)?, Retained::None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retained<'s> {
     /// No record. The batch may go, or stay as an [`emptied`] one.

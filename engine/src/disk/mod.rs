@@ -28,6 +28,19 @@ pub use memory::MemoryDisk;
 pub use system::{RingUse, SystemDisk, SystemDiskOptions};
 
 /// How to open a file.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// let note = Path::new("/log/note");
+/// assert!(disk.open(note, Open::Read).is_err(), "not there yet");
+/// disk.open(note, Open::CreateNew)?;
+/// assert!(disk.open(note, Open::CreateNew).is_err(), "there already");
+/// assert!(disk.open(note, Open::Create).is_ok());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// Existing, for reading.
@@ -41,6 +54,16 @@ pub enum Open {
 }
 
 /// What a name in a folder is.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// disk.create_dir(Path::new("/log/orders-0"))?;
+/// assert_eq!(disk.list(Path::new("/log"))?[0].kind, Kind::Folder);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A plain file.
@@ -52,6 +75,18 @@ pub enum Kind {
 }
 
 /// One name in a folder.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// # let file = disk.open(Path::new("/log/note"), Open::CreateNew)?;
+/// write_all_at(&*file, b"kept", 0)?;
+/// let entries = disk.list(Path::new("/log"))?;
+/// assert_eq!(entries, [Entry { name: "note".into(), kind: Kind::File, len: 4 }]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The name, without the folder. Names that are not UTF-8 are shown with replacement characters.
@@ -63,6 +98,19 @@ pub struct Entry {
 }
 
 /// What a disk has done since it was made.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// # let file = disk.open(Path::new("/log/note"), Open::CreateNew)?;
+/// write_all_at(&*file, b"kept", 0)?;
+/// file.sync()?;
+/// let Counters { syncs, written_bytes, .. } = disk.counters();
+/// assert_eq!((syncs, written_bytes), (1, 4));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Files synced, by whatever way.
@@ -111,9 +159,36 @@ impl Tally {
 }
 
 /// Keeps a directory ours. Dropping it lets go.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// let path = Path::new("/log/girok.lock");
+/// let lock: Box<dyn DirLock> = disk.lock(path, "process 7").unwrap();
+/// assert!(disk.lock(path, "process 8").is_err());
+/// drop(lock);
+/// assert!(disk.lock(path, "process 8").is_ok());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait DirLock: Send + Sync + fmt::Debug {}
 
 /// Why a directory could not be locked.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// # let path = Path::new("/log/girok.lock");
+/// let _lock = disk.lock(path, "process 7").unwrap();
+/// match disk.lock(path, "process 8") {
+///     Err(LockError::Held(holder)) => assert_eq!(holder, "process 7"),
+///     other => panic!("it is held: {other:?}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub enum LockError {
     /// Somebody has it; what the lock file says about them.
@@ -123,6 +198,21 @@ pub enum LockError {
 }
 
 /// A file system, as much of it as the engine needs.
+///
+/// ```
+/// use std::path::Path;
+/// use girok_engine::disk::{Disk, MemoryDisk, Open};
+/// fn finish(disk: &dyn Disk, dir: &Path) -> std::io::Result<()> {
+///     disk.open(&dir.join("done.tmp"), Open::CreateNew)?.sync()?;
+///     disk.rename(&dir.join("done.tmp"), &dir.join("done"))?;
+///     disk.sync_dir(dir) // only now does the new name survive a power cut
+/// }
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// finish(&disk, Path::new("/log"))?;
+/// assert_eq!(disk.list(Path::new("/log"))?[0].name, "done");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens a file.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>>;
@@ -164,6 +254,21 @@ pub trait Disk: Send + Sync + fmt::Debug {
 }
 
 /// An open file. Closing is dropping; sync first, or a write-back error goes unseen.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// # let file = disk.open(Path::new("/log/note"), Open::CreateNew)?;
+/// file.allocate(0, 4096)?;
+/// write_all_at(&*file, b"kept", 4)?;
+/// file.sync()?;
+/// let mut bytes = [1; 8];
+/// assert_eq!(read_full_at(&*file, &mut bytes, 0)?, 8);
+/// assert_eq!(&bytes, b"\0\0\0\0kept");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait File: Send + Sync + fmt::Debug + Any {
     /// Reads at a position; 0 at the end. May be short.
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize>;
@@ -196,6 +301,19 @@ pub trait File: Send + Sync + fmt::Debug + Any {
 }
 
 /// What a mapping is for.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// # let file = disk.open(Path::new("/log/note"), Open::CreateNew)?;
+/// file.allocate(0, 4096)?;
+/// let shown = file.map(4096, Access::Read)?; // as sealed segments are
+/// let filled = file.map(4096, Access::Write)?; // as the active one is
+/// assert_eq!(shown.len(), filled.len());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reading only.
@@ -205,6 +323,19 @@ pub enum Access {
 }
 
 /// A stretch of memory that is a file. The engine decides who may touch which part of it, and when.
+///
+/// ```
+/// # use std::path::Path;
+/// # use girok_engine::disk::*;
+/// # let disk = MemoryDisk::new();
+/// # disk.create_dir(Path::new("/log"))?;
+/// # let file = disk.open(Path::new("/log/note"), Open::CreateNew)?;
+/// file.allocate(0, 4096)?;
+/// let map = file.map(1 << 20, Access::Read)?;
+/// drop(file);
+/// assert_eq!(map.len(), 1 << 20, "address space, longer than the file, and it outlives the handle");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Map {
     ptr: NonNull<u8>,
     len: usize,

@@ -44,6 +44,12 @@ const RING_FILES_MIN: usize = 4;
 const HOLDER_BYTES_MAX: usize = 1024;
 
 /// When [`SystemDisk`] may use `io_uring`.
+///
+/// ```
+/// use girok_engine::disk::{RingUse, SystemDisk, SystemDiskOptions};
+/// let plain = SystemDisk::with_options(SystemDiskOptions { ring: RingUse::Never });
+/// assert!(plain.ring_refused().is_some(), "it says why it is not used");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RingUse {
     /// Where a probe at its first use finds that the kernel and the sandbox allow it. The default.

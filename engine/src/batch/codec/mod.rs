@@ -113,6 +113,14 @@ impl FromStr for Codec {
 }
 
 /// Why a batch's records cannot be had.
+///
+/// ```
+/// use girok_engine::batch::CodecError;
+/// let bomb = CodecError::TooLarge { max: 1 << 20 };
+/// let told = bomb.at(&"orders-3".parse()?, 41.into(), "00000000000000000000.log".as_ref(), 0);
+/// assert!(told.to_string().contains("orders-3 at offset 41"), "{told}");
+/// # Ok::<(), girok_engine::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The compressed bytes are not what the codec writes.
