@@ -577,27 +577,25 @@ impl std::fmt::Display for Problem {
 /// The end of a log that a crash left, or that is being written at this moment. Opening the directory cuts it.
 ///
 /// ```
-/// # use girok_engine::batch::{BatchBuilder, Codec};
-/// # use girok_engine::disk::{Disk, MemoryDisk, Open, write_all_at};
-/// # use girok_engine::{Offset, Timestamp};
-/// # let mut builder = BatchBuilder::new(Codec::None);
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (log, _) = Log::open(env.clone(), "/log", LogConfig::default())?;
+/// # log.create_topic("orders", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("orders", 0))?;
+/// # let mut builder = batch::BatchBuilder::new(batch::Codec::None);
 /// # builder.append(Timestamp::from_millis(1), None, Some(b"tea"), &[])?;
-/// # let first = builder.finish()?.to_vec();
-/// # builder.append(Timestamp::from_millis(2), None, Some(b"milk"), &[])?;
-/// # builder.set_base_offset(Offset::new(1));
-/// # let second = builder.finish()?.to_vec();
-/// # let disk = MemoryDisk::new();
-/// # disk.create_dir("/log/orders-0".as_ref())?;
-/// # let file = disk.open("/log/orders-0/00000000000000000000.log".as_ref(), Open::CreateNew)?;
-/// # let bytes = [&first[..], &second[..20]].concat();
-/// # write_all_at(&*file, &bytes, 0)?;
-/// # use std::sync::Arc;
-/// use girok_engine::inspect::{Directory, verify};
-/// // A whole batch, and the first 20 bytes of another.
-/// let report = verify(&Directory::on(Arc::new(disk), "/log")?, 1, |_| ())?;
+/// # partition.append(&builder.finish()?)?;
+/// # log.close()?;
+/// # env.disk.remove("/log/girok.checkpoint".as_ref())?;
+/// # let file = env.disk.open("/log/orders-0/00000000000000000000.log".as_ref(), disk::Open::Write)?;
+/// # let whole = file.len()?;
+/// # disk::write_all_at(&*file, b"torn!", whole)?;
+/// // One batch, and behind it five bytes of one that a power cut tore.
+/// let dir = inspect::Directory::on(env.disk.clone(), "/log")?;
+/// let report = inspect::verify(&dir, 1, |_| ())?;
 /// let end = &report.unfinished[0];
-/// assert_eq!((end.position, end.bytes), (first.len() as u64, 20));
-/// assert!(report.problems.is_empty(), "a crash leaves such ends; nothing is damaged");
+/// assert_eq!((end.position, end.bytes), (whole, 5));
+/// assert!(report.problems.is_empty(), "nothing that was finished is damaged");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,8 +41,7 @@ pub struct Waiters {
 /// No two places anywhere have the same number, so a ticket given back at the wrong door takes nobody else's.
 static NEXT_TICKET: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
-/// A place among the [`Waiters`]; empty until first used. Give it back with [`Waiters::leave`] (see [`Waiters`] for
-/// an example).
+/// A place among the [`Waiters`]; empty until first used. Give it back with [`Waiters::leave`].
 ///
 /// ```
 /// use std::task::Waker;
