@@ -30,6 +30,32 @@ use crate::state_file::{self, Origin};
 use crate::topics::Topics;
 
 /// What a coordinator stands on.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// let journal = Arc::new(PartitionJournal::new(partition));
+/// let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: None };
+/// let (coordinator, _) = Coordinator::open(ground, Settings::default())?;
+/// assert!(coordinator.groups().wait()?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Ground {
     /// Where its facts are kept.
@@ -43,6 +69,33 @@ pub struct Ground {
 }
 
 /// Where the state file is.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = Arc::new(PartitionJournal::new(partition));
+/// let file = StateFile { disk, path: "/log/girok-groups.state".into(), boot: log.boot() };
+/// let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: Some(file) };
+/// let (coordinator, _) = Coordinator::open(ground, Settings::default())?;
+/// assert_eq!(coordinator.save_state()?, Some(Offset::ZERO));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct StateFile {
     /// On which disk.
@@ -54,6 +107,36 @@ pub struct StateFile {
 }
 
 /// What opening a coordinator found.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = Arc::new(PartitionJournal::new(partition));
+/// # let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: None };
+/// # let (coordinator, _) = Coordinator::open(ground.clone(), Settings::default())?;
+/// # let entries = [CommitEntry::new(TopicPartition::new("orders", 0), Offset::new(42))];
+/// coordinator.commit("search", &entries, CommitOptions::default()).wait().remove(0)?;
+/// drop(coordinator);
+/// let (_, report) = Coordinator::open(ground, Settings::default())?;
+/// assert_eq!((report.records_replayed, report.clamped.len()), (1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct OpenReport {
     /// Up to which offset the state file told, if it was used.
@@ -69,6 +152,26 @@ pub struct OpenReport {
 }
 
 /// The offsets log could not be read to its end. Nothing was changed, on disk or elsewhere.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = PartitionJournal::new(partition);
+/// # let mut entries = Entries::default();
+/// // The key of an offset commit (type 1), cut in the middle of the group's name.
+/// let key = Box::from([0, 1, 0, 9, b'g']);
+/// entries.push(&records::Record::Unknown { kind: 1, key, value: None });
+/// journal.append(&entries, Timestamp::from_millis(7))?;
+/// let error: OpenError = replay(&journal, None, &Settings::default()).unwrap_err();
+/// assert!(error.to_string().contains("expected a group of 9 bytes"), "{error}");
+/// assert_eq!(error.last_good.next_offset(), Offset::ZERO);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct OpenError {
     /// What is wrong, and where.
@@ -233,6 +336,35 @@ struct Inner {
 }
 
 /// How to commit.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = Arc::new(PartitionJournal::new(partition));
+/// # let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: None };
+/// # let (coordinator, _) = Coordinator::open(ground, Settings::default())?;
+/// # let entries = [CommitEntry::new(TopicPartition::new("orders", 0), Offset::new(42))];
+/// let unhurried = CommitOptions { durability: Some(Durability::Written), ..CommitOptions::default() };
+/// let receipt = coordinator.commit("search", &entries, unhurried).wait().remove(0)?;
+/// assert_eq!(receipt.durability, Durability::Written);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommitOptions {
     /// Who commits.
@@ -604,6 +736,35 @@ fn catch_up(state: &mut State, journal: &dyn Journal, to: Offset) -> Result<()> 
 }
 
 /// One group in a list of all.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = Arc::new(PartitionJournal::new(partition));
+/// # let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: None };
+/// # let (coordinator, _) = Coordinator::open(ground, Settings::default())?;
+/// # let entries = [CommitEntry::new(TopicPartition::new("orders", 0), Offset::new(42))];
+/// coordinator.commit("search", &entries, CommitOptions::default()).wait().remove(0)?;
+/// let listing: GroupListing = coordinator.groups().wait()?.remove(0);
+/// assert_eq!((&*listing.group, listing.kind, listing.offsets), ("search", GroupKind::Simple, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupListing {
     /// Its name.
@@ -622,6 +783,35 @@ pub struct GroupListing {
 
 /// An answer that is known and waits for what it reveals to be durable. Block on it with [`wait`](Self::wait) or
 /// await it; dropping it takes nothing back.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = Arc::new(PartitionJournal::new(partition));
+/// # let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: None };
+/// # let (coordinator, _) = Coordinator::open(ground, Settings::default())?;
+/// # let entries = [CommitEntry::new(TopicPartition::new("orders", 0), Offset::new(42))];
+/// drop(coordinator.commit("search", &entries, CommitOptions::default())); // stored, and nobody waited
+/// let answer: Answer<Vec<FetchedOffset>> = coordinator.fetch("search", None);
+/// assert_eq!(answer.wait()?.len(), 1); // told once the commit is synced
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "an answer says nothing until it is waited for"]
 pub struct Answer<T> {
@@ -675,6 +865,35 @@ impl<T: Unpin> Future for Answer<T> {
 /// A commit on its way. It is decided and appended already: for every entry there is a receipt or a reason, in order.
 /// What remains is to wait for its durability: [`wait`](Self::wait) blocks, and the commit is a future, too. Dropping
 /// it takes nothing back; it is how one commits without waiting.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// # let journal = Arc::new(PartitionJournal::new(partition));
+/// # let ground = Ground { journal, topics: Arc::new(Orders), clock, state_file: None };
+/// # let (coordinator, _) = Coordinator::open(ground, Settings::default())?;
+/// let at = |offset| CommitEntry::new(TopicPartition::new("orders", 0), Offset::new(offset));
+/// let commit: Commit = coordinator.commit("search", &[at(42), at(101)], CommitOptions::default());
+/// assert!(matches!(commit.results()[1], Err(Reject::BeyondEnd { .. }))); // known already
+/// assert_eq!(commit.wait().remove(0)?.durability, Durability::Synced);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a commit may have been refused: wait for its results, or drop it with `drop` if that does not matter"]
 pub struct Commit {

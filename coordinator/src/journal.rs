@@ -12,6 +12,27 @@ use crate::state::BatchInfo;
 /// The log of one partition of `__consumer_offsets`. The coordinator is the only one who appends to it.
 ///
 /// [`PartitionJournal`](crate::PartitionJournal) is the one over a real log.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// let journal: Box<dyn Journal> = Box::new(PartitionJournal::new(partition));
+/// let mut entries = Entries::default();
+/// entries.push(&records::Record::GroupMetadata { group: "g".into(), value: None });
+/// let base = journal.append(&entries, Timestamp::from_millis(7))?;
+/// journal.wait_durable(base + 1, Durability::Synced)?;
+/// let end = journal.read_from(base, &mut |_, _, key, value| {
+///     assert_eq!((key, value), (Some(&[0, 2, 0, 1, b'g'][..]), None));
+///     Ok(())
+/// })?;
+/// assert_eq!(end, base + 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Journal: Send + Sync + fmt::Debug {
     /// Appends all of `entries` as one batch, stamped `wall`; the offset of the first. They are
     /// [`Written`](Durability::Written) when this returns. On an error they count as not appended; if they are in the
@@ -51,6 +72,19 @@ pub trait Journal: Send + Sync + fmt::Debug {
 }
 
 /// What [`Journal::read_from`] does with each record: offset, batch, key, value.
+///
+/// ```
+/// # use girok_coordinator::Each;
+/// let mut tombstones = 0;
+/// let each: &mut Each<'_> = &mut |_, _, _, value| {
+///     tombstones += usize::from(value.is_none());
+///     Ok(())
+/// };
+/// # let info = girok_coordinator::BatchInfo::at(girok_engine::Timestamp::NONE);
+/// each(girok_engine::Offset::ZERO, &info, Some(b"key"), None)?;
+/// assert_eq!(tombstones, 1);
+/// # Ok::<(), girok_coordinator::records::Flaw>(())
+/// ```
 pub type Each<'a> = dyn FnMut(Offset, &BatchInfo, Option<&[u8]>, Option<&[u8]>) -> Result<(), Flaw> + 'a;
 
 /// Encoded records on their way to a [`Journal`], in one buffer that is used again and again.

@@ -15,6 +15,20 @@ use crate::state::BatchInfo;
 /// The partition of `__consumer_offsets` as a [`Journal`]. Nobody else may append to it.
 ///
 /// See [`Coordinator`](crate::Coordinator) for one at work.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # let env = Env::in_memory();
+/// # let (clock, disk) = (env.clock.clone(), env.disk.clone());
+/// # let (log, _) = Log::open(env, "/log", LogConfig::default())?;
+/// # log.create_topic("offsets", 1, TopicConfig::default())?;
+/// # let partition = log.partition(&TopicPartition::new("offsets", 0))?;
+/// let journal = PartitionJournal::new(partition);
+/// let (state, report) = replay(&journal, None, &Settings::default())?;
+/// assert_eq!((state.next_offset(), report.records_replayed), (journal.partition().end_offset(), 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct PartitionJournal {
     partition: Partition,

@@ -32,6 +32,23 @@ pub trait Topics: Send + Sync + fmt::Debug {
 }
 
 /// A topic as the coordinator sees it.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// let topic: TopicView = Orders.topic("orders").unwrap();
+/// assert_eq!((topic.id, topic.partitions), (TopicId([1; 16]), 1));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicView {
     /// Its identity: a re-created topic has another.
@@ -41,6 +58,23 @@ pub struct TopicView {
 }
 
 /// How far a partition goes. Ends are the next offset, as always.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// let ends: Ends = Orders.ends(&TopicPartition::new("orders", 0)).unwrap();
+/// assert!(ends.synced <= ends.published);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// Behind the last record there is: no commit may point further.

@@ -43,6 +43,26 @@ pub struct GroupMetadata {
 }
 
 /// One member of a classic group.
+///
+/// ```
+/// use girok_coordinator::records::{ClassicMember, GroupMetadata, Record};
+/// let member = ClassicMember {
+///     member_id: "kitchen-1".into(),
+///     group_instance_id: None,
+///     client_id: "kitchen".into(),
+///     client_host: "/127.0.0.1".into(),
+///     rebalance_timeout_ms: 300_000,
+///     session_timeout_ms: 45_000,
+///     subscription: Box::default(),
+///     assignment: Box::default(),
+/// };
+/// let group = GroupMetadata { members: vec![member], ..GroupMetadata::empty("consumer".into(), 7, -1) };
+/// let record = Record::GroupMetadata { group: "g".into(), value: Some(group) };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassicMember {
     /// The id the coordinator gave it.

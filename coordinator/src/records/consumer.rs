@@ -19,6 +19,14 @@ use super::json::Json;
 use super::wire::{Read, Reader, Writer};
 
 /// Type 3: the group and its epoch.
+///
+/// ```
+/// use girok_coordinator::records::{ConsumerGroupMetadata, Record};
+/// let value = Some(ConsumerGroupMetadata { epoch: 7, metadata_hash: 0 });
+/// // Type and group; version, epoch, no tagged fields.
+/// let record = Record::decode(&[0, 3, 0, 1, b'g'], Some(&[0, 0, 0, 0, 0, 7, 0]));
+/// assert_eq!(record, Ok(Record::ConsumerGroupMetadata { group: "g".into(), value }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupMetadata {
     /// Raised whenever a new target assignment is needed.
@@ -56,6 +64,14 @@ impl ConsumerGroupMetadata {
 }
 
 /// Type 4: the partitions of the subscribed topics. Obsolete since Kafka 4.1.
+///
+/// ```
+/// use girok_coordinator::records::{ConsumerGroupPartitionMetadata, Record};
+/// let value = Some(ConsumerGroupPartitionMetadata { topics: vec![] });
+/// // Type and group; version, a list of none, no tagged fields.
+/// let record = Record::decode(&[0, 4, 0, 1, b'g'], Some(&[0, 0, 1, 0]));
+/// assert_eq!(record, Ok(Record::ConsumerGroupPartitionMetadata { group: "g".into(), value }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupPartitionMetadata {
     /// One entry per subscribed topic.
@@ -63,6 +79,23 @@ pub struct ConsumerGroupPartitionMetadata {
 }
 
 /// A topic in [`ConsumerGroupPartitionMetadata`].
+///
+/// ```
+/// use girok_coordinator::records::{ConsumerGroupPartitionMetadata, Record, TopicMetadata};
+/// # use girok_engine::TopicId;
+/// let topic = TopicMetadata {
+///     topic_id: TopicId([1; 16]),
+///     topic_name: "orders".into(),
+///     num_partitions: 1,
+///     partition_racks: vec![(0, vec!["rack-a".into()])],
+/// };
+/// let value = Some(ConsumerGroupPartitionMetadata { topics: vec![topic] });
+/// let record = Record::ConsumerGroupPartitionMetadata { group: "g".into(), value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicMetadata {
     /// Which topic.
@@ -131,6 +164,27 @@ impl ConsumerGroupPartitionMetadata {
 }
 
 /// Type 5: who a member is.
+///
+/// ```
+/// use girok_coordinator::records::{ConsumerGroupMemberMetadata, Record};
+/// let member = ConsumerGroupMemberMetadata {
+///     instance_id: None,
+///     rack_id: None,
+///     client_id: "kitchen".into(),
+///     client_host: "/127.0.0.1".into(),
+///     subscribed_topic_names: vec!["orders".into()],
+///     subscribed_topic_regex: None,
+///     rebalance_timeout_ms: 300_000,
+///     server_assignor: Some("uniform".into()),
+///     classic: None,
+/// };
+/// let (group, value) = ("g".into(), Some(member));
+/// let record = Record::ConsumerGroupMemberMetadata { group, member: "m".into(), value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupMemberMetadata {
     /// Its static name, if it has one.
@@ -154,6 +208,29 @@ pub struct ConsumerGroupMemberMetadata {
 }
 
 /// What a member of the classic protocol said of itself when it joined a consumer group.
+///
+/// ```
+/// use girok_coordinator::records::{ClassicMemberMetadata, ConsumerGroupMemberMetadata, Record};
+/// let protocols = vec![("range".into(), Box::from(*b"subscription"))];
+/// let classic = ClassicMemberMetadata { session_timeout_ms: 45_000, supported_protocols: protocols };
+/// # let member = ConsumerGroupMemberMetadata {
+/// #     instance_id: None,
+/// #     rack_id: None,
+/// #     client_id: "kitchen".into(),
+/// #     client_host: "/127.0.0.1".into(),
+/// #     subscribed_topic_names: vec!["orders".into()],
+/// #     subscribed_topic_regex: None,
+/// #     rebalance_timeout_ms: 300_000,
+/// #     server_assignor: Some("uniform".into()),
+/// #     classic: Some(classic),
+/// # };
+/// let (group, value) = ("g".into(), Some(member));
+/// let record = Record::ConsumerGroupMemberMetadata { group, member: "m".into(), value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassicMemberMetadata {
     /// How long it may be silent, in milliseconds.
@@ -243,6 +320,14 @@ impl ConsumerGroupMemberMetadata {
 }
 
 /// Type 6: the epoch that the target assignment was computed for.
+///
+/// ```
+/// use girok_coordinator::records::{Record, TargetAssignmentMetadata};
+/// let value = Some(TargetAssignmentMetadata { assignment_epoch: 7, assignment_timestamp: 0 });
+/// // Type and group; version, epoch, no tagged fields.
+/// let record = Record::decode(&[0, 6, 0, 1, b'g'], Some(&[0, 0, 0, 0, 0, 7, 0]));
+/// assert_eq!(record, Ok(Record::TargetAssignmentMetadata { group: "g".into(), value }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetAssignmentMetadata {
     /// The group epoch it answers.
@@ -282,6 +367,19 @@ impl TargetAssignmentMetadata {
 }
 
 /// Partitions of one topic, by its id.
+///
+/// ```
+/// use girok_coordinator::records::{AssignedPartitions, Record, TargetAssignmentMember};
+/// # use girok_engine::TopicId;
+/// let orders =
+///     AssignedPartitions { topic_id: TopicId([1; 16]), partitions: vec![0, 2], assignment_epochs: None };
+/// let value = Some(TargetAssignmentMember { topic_partitions: vec![orders] });
+/// let record = Record::TargetAssignmentMember { group: "g".into(), member: "m".into(), value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssignedPartitions {
     /// Which topic.
@@ -341,6 +439,17 @@ impl AssignedPartitions {
 }
 
 /// Type 7: what a member shall own.
+///
+/// ```
+/// use girok_coordinator::records::{Record, TargetAssignmentMember};
+/// let nothing_to_own = Some(TargetAssignmentMember { topic_partitions: vec![] });
+/// // Type, group and member; version, a list of none, no tagged fields.
+/// let record = Record::decode(&[0, 7, 0, 1, b'g', 0, 1, b'm'], Some(&[0, 0, 1, 0]));
+/// assert_eq!(
+///     record,
+///     Ok(Record::TargetAssignmentMember { group: "g".into(), member: "m".into(), value: nothing_to_own })
+/// );
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetAssignmentMember {
     /// By topic.
@@ -368,6 +477,26 @@ impl TargetAssignmentMember {
 }
 
 /// Type 8: what a member owns.
+///
+/// ```
+/// use girok_coordinator::records::{AssignedPartitions, CurrentMemberAssignment, Record};
+/// # use girok_engine::TopicId;
+/// # let orders =
+/// #     AssignedPartitions { topic_id: TopicId([1; 16]), partitions: vec![0, 2], assignment_epochs: None };
+/// let stable = CurrentMemberAssignment {
+///     member_epoch: 7,
+///     previous_member_epoch: 6,
+///     state: 0,
+///     assigned_partitions: vec![orders],
+///     partitions_pending_revocation: vec![],
+/// };
+/// let (group, value) = ("g".into(), Some(stable));
+/// let record = Record::CurrentMemberAssignment { group, member: "m".into(), value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentMemberAssignment {
     /// The epoch the member was told.
@@ -418,6 +547,17 @@ impl CurrentMemberAssignment {
 }
 
 /// Type 16: which topics a regular expression stood for.
+///
+/// ```
+/// use girok_coordinator::records::{Record, RegularExpression};
+/// let topics = vec!["orders-eu".into(), "orders-us".into()];
+/// let value = Some(RegularExpression { topics, version: 12, timestamp: 7 });
+/// let record = Record::RegularExpression { group: "g".into(), regex: "orders-.*".into(), value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegularExpression {
     /// The topics that matched, sorted.

@@ -54,6 +54,19 @@ impl OffsetAndMetadata {
 }
 
 /// The value of an offset commit record, in one of its five versions.
+///
+/// ```
+/// use girok_coordinator::records::{OffsetAndMetadata, OffsetCommitValue, Record};
+/// use girok_engine::{Offset, Timestamp, TopicPartition};
+/// let committed = OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// let value = Some(OffsetCommitValue { version: 4, committed });
+/// let partition = TopicPartition::new("orders", 3);
+/// let record = Record::OffsetCommit { legacy: false, group: "search".into(), partition, value };
+/// # let (mut key, mut bytes) = (Vec::new(), Vec::new());
+/// # record.encode_key(&mut key);
+/// # record.encode_value(&mut bytes);
+/// assert_eq!(Record::decode(&key, Some(&bytes)), Ok(record));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetCommitValue {
     /// 0 to 4.

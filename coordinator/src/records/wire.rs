@@ -29,6 +29,13 @@ pub struct Flaw {
 }
 
 /// One of the two halves of a record.
+///
+/// ```
+/// use girok_coordinator::records::{Part, Record};
+/// // A sound key, and a value that ends within its version.
+/// let flaw = Record::decode(&[0, 2, 0, 1, b'g'], Some(&[0])).unwrap_err();
+/// assert_eq!(flaw.part, Part::Value);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Which thing the record is about.

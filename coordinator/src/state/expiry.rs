@@ -45,6 +45,15 @@ pub struct ExpiryClock {
 }
 
 /// One look at an [`ExpiryClock`].
+///
+/// ```
+/// use girok_coordinator::{ExpiryClock, ExpiryTime, Now};
+/// use girok_engine::{Moment, Timestamp};
+/// let wall = Timestamp::from_millis(1_000);
+/// let now = Now { wall, now: Moment::from_nanos(0) };
+/// let seen: ExpiryTime = ExpiryClock::since(wall).look(now);
+/// assert_eq!((seen.wall, seen.held, seen.clock.seen()), (wall, false, wall));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpiryTime {
     /// The time to expire by.

@@ -91,6 +91,21 @@ impl Slot {
 ///
 /// A group exists while something of it does: an offset, a classic group's metadata, a KIP-848 group's epoch or
 /// members. A group with offsets only is *simple*: its consumers assign themselves.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// let group: &Group = state.group("search").unwrap();
+/// assert_eq!(group.committed(&orders).unwrap().offset, Offset::new(42));
+/// assert_eq!((group.members(), group.epoch()), (0, -1));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
     pub(crate) offsets: BTreeMap<TopicPartition, Slot>,
@@ -129,6 +144,19 @@ impl ConsumerGroup {
 }
 
 /// What kind of group it is.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// assert_eq!(state.group("search").unwrap().kind(), GroupKind::Simple); // it has offsets and nothing else
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupKind {

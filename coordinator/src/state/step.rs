@@ -17,6 +17,14 @@ use crate::reject::Reject;
 use crate::topics::Topics;
 
 /// What time it is.
+///
+/// ```
+/// use girok_coordinator::Now;
+/// use girok_engine::Env;
+/// let clock = Env::in_memory().clock;
+/// let now = Now { wall: clock.wall(), now: clock.now() };
+/// assert!(clock.now() >= now.now);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// By the wall clock: stamps commits.
@@ -26,6 +34,11 @@ pub struct Now {
 }
 
 /// Who commits.
+///
+/// ```
+/// use girok_coordinator::Committer;
+/// assert_eq!(Committer::default().epoch(), -1); // nothing fences a standalone consumer
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Committer {
@@ -94,6 +107,32 @@ impl CommitEntry {
 }
 
 /// What is asked of the coordinator.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// # let now = Now { wall: Timestamp::from_millis(7), now: Moment::from_nanos(0) };
+/// let input = Input::DeleteGroup { group: "search" };
+/// let decision = step(&state, input, &Orders, now);
+/// assert!(decision.facts[0].is_tombstone());
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Input<'a> {
@@ -162,6 +201,31 @@ pub enum Input<'a> {
 }
 
 /// What the coordinator answers.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// # let now = Now { wall: Timestamp::from_millis(7), now: Moment::from_nanos(0) };
+/// let decision = step(&state, Input::DeleteGroup { group: "nobody" }, &Orders, now);
+/// assert!(matches!(decision.reply, Reply::DeleteGroup(Err(Reject::GroupIdNotFound { .. }))));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Reply {
@@ -185,6 +249,33 @@ pub enum Reply {
 }
 
 /// What to append, and what to answer once it is appended.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// # let now = Now { wall: Timestamp::from_millis(7), now: Moment::from_nanos(0) };
+/// let input = Input::DeleteOffsets { group: "search", partitions: &[orders] };
+/// let Decision { facts, reply } = step(&state, input, &Orders, now);
+/// assert_eq!(facts.len(), 1); // one tombstone to append
+/// assert!(matches!(reply, Reply::DeleteOffsets(Ok(_))));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// In this order, in one batch.
@@ -194,6 +285,32 @@ pub struct Decision {
 }
 
 /// The answer to a fetch.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// # let now = Now { wall: Timestamp::from_millis(7), now: Moment::from_nanos(0) };
+/// let input = Input::Fetch { group: "search", partitions: None, require_stable: false };
+/// let Reply::Fetch(fetched) = step(&state, input, &Orders, now).reply else { unreachable!() };
+/// assert_eq!((fetched.offsets.len(), fetched.revealed), (1, Offset::new(1)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
     /// In the order asked for.
@@ -204,6 +321,34 @@ pub struct Fetched {
 }
 
 /// One partition of the answer to a fetch.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// # let now = Now { wall: Timestamp::from_millis(7), now: Moment::from_nanos(0) };
+/// let input = Input::Fetch { group: "search", partitions: Some(&[orders]), require_stable: true };
+/// let Reply::Fetch(fetched) = step(&state, input, &Orders, now).reply else { unreachable!() };
+/// let FetchedOffset { committed, unstable, .. } = &fetched.offsets[0];
+/// assert_eq!(committed.as_ref().map(|c| c.offset), Some(Offset::new(42)));
+/// assert!(!unstable);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedOffset {
     /// Which partition.
@@ -215,6 +360,34 @@ pub struct FetchedOffset {
 }
 
 /// What a check for old offsets found.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// // A week and a second after the commit.
+/// let wall = Timestamp::from_millis(7 + 7 * 24 * 3_600_000 + 1_000);
+/// let now = Now { wall, now: Moment::from_nanos(0) };
+/// let input = Input::Expire { clock: ExpiryClock::since(wall) };
+/// let Reply::Expire(expired) = step(&state, input, &Orders, now).reply else { unreachable!() };
+/// assert_eq!((expired.offsets, expired.groups), (vec![("search".into(), orders)], vec!["search".into()]));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expired {
     /// Offsets that expired.
@@ -228,6 +401,33 @@ pub struct Expired {
 }
 
 /// A commit that pointed beyond the end of the log and was set back to it.
+///
+/// ```
+/// # use girok_coordinator::*;
+/// # use girok_engine::*;
+/// # #[derive(Debug)]
+/// # struct Orders;
+/// # impl Topics for Orders {
+/// #     fn topic(&self, name: &str) -> Option<TopicView> {
+/// #         (name == "orders").then_some(TopicView { id: TopicId([1; 16]), partitions: 1 })
+/// #     }
+/// #     fn ends(&self, _: &TopicPartition) -> Option<Ends> {
+/// #         Some(Ends { published: Offset::new(100), synced: Offset::new(100) })
+/// #     }
+/// # }
+/// # let orders = TopicPartition::new("orders", 0);
+/// # let committed = records::OffsetAndMetadata::new(Offset::new(42), Timestamp::from_millis(7));
+/// # let value = Some(records::OffsetCommitValue { version: 3, committed });
+/// # let (group, partition) = ("search".into(), orders.clone());
+/// # let commit = records::Record::OffsetCommit { legacy: false, group, partition, value };
+/// # let mut state = State::new(Settings::default());
+/// # state.apply(commit, Offset::ZERO, 0, &BatchInfo::at(Timestamp::from_millis(7)));
+/// # let now = Now { wall: Timestamp::from_millis(7), now: Moment::from_nanos(0) };
+/// # let topic_id = TopicId([1; 16]);
+/// let input = Input::ClampTo { partition: &orders, topic_id, end: Offset::new(40) };
+/// let Reply::ClampTo(clamped) = step(&state, input, &Orders, now).reply else { unreachable!() };
+/// assert_eq!((clamped[0].was, clamped[0].now), (Offset::new(42), Offset::new(40)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clamped {
     /// Whose.
