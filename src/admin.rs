@@ -81,6 +81,20 @@ pub enum OffsetSpec {
 }
 
 /// An offset that was asked for.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+/// # let producer = girok.producer().build()?;
+/// let time = Timestamp::from_millis(1_700_000_000_000);
+/// producer.send(ProducerRecord::new("orders", "tea").timestamp(time))?.wait()?;
+/// let orders = TopicPartition::new("orders", 0);
+/// let found = girok.admin().list_offsets(&[orders.clone()], OffsetSpec::ForTimestamp(time))?;
+/// assert_eq!(found[&orders], Some(ListedOffset { offset: Offset::ZERO, timestamp: time }));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedOffset {
     /// The offset.
@@ -90,6 +104,16 @@ pub struct ListedOffset {
 }
 
 /// A key of a topic's configuration.
+///
+/// ```
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topics(&[NewTopic::new("clicks", 1).config("retention.ms", "60000")])?;
+/// let entries: Vec<ConfigEntry> = girok.admin().describe_config("clicks")?;
+/// let retention = entries.iter().find(|entry| entry.name == "retention.ms").unwrap();
+/// assert_eq!((&*retention.value, retention.is_default), ("60000", false));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigEntry {
     /// Its name, Kafka's where Kafka has it.

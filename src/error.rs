@@ -9,6 +9,14 @@ use girok_coordinator::{Receipt, Reject};
 use girok_engine::{Offset, Remedy, TopicPartition};
 
 /// The result of most calls.
+///
+/// ```
+/// fn partitions_of(girok: &girok::Girok, topic: &str) -> girok::Result<i32> {
+///     Ok(girok.admin().describe_topics(&[topic])?[0].partitions)
+/// }
+/// # assert!(partitions_of(&girok::Girok::in_memory()?, "orders").is_err());
+/// # Ok::<(), girok::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong.

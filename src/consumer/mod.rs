@@ -339,6 +339,21 @@ impl Drop for Consumer {
 }
 
 /// What became of a commit, partition by partition.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+/// # let producer = girok.producer().build()?;
+/// # producer.send(ProducerRecord::new("orders", "tea"))?.wait()?;
+/// # let mut consumer = girok.consumer().group_id("kitchen").build()?;
+/// # consumer.assign(&[TopicPartition::new("orders", 0)])?;
+/// let records = consumer.poll(Duration::from_secs(5))?;
+/// let results: CommitResults = consumer.commit_async()?.wait();
+/// assert_eq!(results[0].1.as_ref().unwrap().committed.offset, records.next_offset());
+/// # Ok::<(), Error>(())
+/// ```
 pub type CommitResults = Vec<(TopicPartition, Result<Receipt, Reject>)>;
 
 impl Consumer {
@@ -1158,6 +1173,23 @@ impl Future for PendingCommit {
 }
 
 /// The next records, when there are some. From [`Consumer::next_records`].
+///
+/// ```
+/// # use std::time::Duration;
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+/// # let producer = girok.producer().build()?;
+/// # producer.send(ProducerRecord::new("orders", "tea"))?.wait()?;
+/// # let mut consumer = girok.consumer().group_id("kitchen").build()?;
+/// # consumer.assign(&[TopicPartition::new("orders", 0)])?;
+/// # use std::{future::Future, pin::pin};
+/// let mut next: std::pin::Pin<&mut NextRecords<'_>> = pin!(consumer.next_records());
+/// // An executor of one line: no runtime is needed.
+/// let polled = girok_engine::wait::block_on(None, |context| next.as_mut().poll(context));
+/// assert_eq!(polled.expect("there was no time limit")?.len(), 1);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
 pub struct NextRecords<'c> {

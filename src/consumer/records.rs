@@ -128,6 +128,25 @@ impl<'a> IntoIterator for &'a Records {
 }
 
 /// The records of one poll. From [`Records::iter`].
+///
+/// ```
+/// # use std::time::Duration;
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+/// # let producer = girok.producer().build()?;
+/// for drink in ["tea", "coffee"] {
+///     producer.send(ProducerRecord::new("orders", drink))?;
+/// }
+/// producer.flush()?;
+/// # let mut consumer = girok.consumer().group_id("kitchen").build()?;
+/// # consumer.assign(&[TopicPartition::new("orders", 0)])?;
+/// let records = consumer.poll(Duration::from_secs(5))?;
+/// let mut iter: Iter<'_> = records.iter();
+/// assert_eq!(iter.len(), records.len());
+/// assert_eq!(iter.next().unwrap().value(), Some(&b"tea"[..]));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Iter<'a> {
     records: &'a Records,
@@ -279,6 +298,23 @@ impl fmt::Debug for Record<'_> {
 }
 
 /// The headers of one record, in order. From [`Record::headers`].
+///
+/// ```
+/// # use std::time::Duration;
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+/// # let producer = girok.producer().build()?;
+/// let tea = ProducerRecord::new("orders", "tea").header("trace", "a1").header("trace", "b2");
+/// producer.send(tea)?.wait()?;
+/// # let mut consumer = girok.consumer().group_id("kitchen").build()?;
+/// # consumer.assign(&[TopicPartition::new("orders", 0)])?;
+/// # let records = consumer.poll(Duration::from_secs(5))?;
+/// # let record = records.iter().next().unwrap();
+/// let headers: Headers<'_> = record.headers();
+/// assert_eq!(headers.map(|header| header.value().unwrap()).collect::<Vec<_>>(), [b"a1", b"b2"]);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Headers<'a>(batch::Headers<'a>);
 
@@ -294,6 +330,23 @@ impl<'a> Iterator for Headers<'a> {
 impl FusedIterator for Headers<'_> {}
 
 /// One header: a name, which may repeat, and a value, which may be null.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use girok::*;
+/// # let girok = Girok::in_memory()?;
+/// # girok.admin().create_topic("orders", 1, TopicConfig::default())?;
+/// # let producer = girok.producer().build()?;
+/// let tea = ProducerRecord::new("orders", "tea").header("trace", "a1").header("trace", "b2");
+/// producer.send(tea)?.wait()?;
+/// # let mut consumer = girok.consumer().group_id("kitchen").build()?;
+/// # consumer.assign(&[TopicPartition::new("orders", 0)])?;
+/// # let records = consumer.poll(Duration::from_secs(5))?;
+/// # let record = records.iter().next().unwrap();
+/// let header: Header<'_> = record.headers().next().unwrap();
+/// assert_eq!((&*header.key(), header.value()), ("trace", Some(&b"a1"[..])));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a>(batch::RecordHeader<'a>);
 
