@@ -8,8 +8,9 @@
 //! and the background's other chores happen in [`Log::step`], which the owner calls. After a crash, recovery cuts each
 //! partition at the last whole valid batch and says exactly what it cut.
 //!
-//! The engine opens no thread, no socket and no runtime, and takes disk, clock and chance from outside
-//! ([`Env`]), so that a whole day can be lived again from a seed.
+//! The engine opens no thread, no socket and no runtime, and takes disk, clock and chance from outside ([`Env`]), so
+//! that a whole day can be lived again from a seed. Two exceptions, both at the edge: [`inspect::verify`] reads with
+//! threads that end before it returns, and the time limit of [`wait::block_on`] is by the machine's clock.
 //!
 //! # What it is not
 //! It does not know consumers, groups or committed offsets (that is `girok-coordinator`), and it does not replicate.
