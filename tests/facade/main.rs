@@ -29,7 +29,7 @@ fn tp(topic: &str, partition: i32) -> TopicPartition {
 }
 
 fn written() -> TopicConfig {
-    TopicConfig { durability: Durability::Written, retention_ms: None, ..TopicConfig::default() }
+    TopicConfig { durability: Durability::Written, ..TopicConfig::default() }
 }
 
 /// A directory in memory with topic `orders`.
