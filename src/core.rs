@@ -273,7 +273,8 @@ impl Core {
         }
     }
 
-    /// Everything that is due now. Returns when it wants to be called again at the latest.
+    /// Everything that is due now. Returns when it wants to be called again at the latest, or the first error: one chore
+    /// that fails keeps no other from its turn.
     pub(crate) fn step(&self, now: Moment) -> Result<Moment> {
         while let Some(task) = self.timers.due(now) {
             match task {
@@ -285,13 +286,15 @@ impl Core {
                 Task::Wake(waker) => waker.wake(),
             }
         }
-        let mut next = self.log.step(now)?;
-        self.step_groups(now, &mut next)?;
+        let log = self.log.step(now);
+        let mut next = log.as_ref().copied().unwrap_or(now);
+        let groups = self.step_groups(now, &mut next);
         self.meters.publish(self, now, &mut next);
         if let Some(at) = self.timers.next() {
             next = next.min(at);
         }
-        Ok(next)
+        log?;
+        groups.map(|()| next)
     }
 
     fn step_groups(&self, now: Moment, next: &mut Moment) -> Result<()> {
