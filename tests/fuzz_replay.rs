@@ -1,7 +1,7 @@
 //! Promise: no bytes make it panic, or take what is not there for data. The fuzz targets, on stable, in every run.
 //!
-//! Each target is fed what Kafka wrote (`tests/golden/`), what a fuzzer once found (`fuzz/corpus/TARGET/`, if there is
-//! any), and mutations of both. The mutations come from a seed: `GIROK_SEED=N cargo test --test fuzz_replay` repeats
+//! Each target is fed what Kafka wrote (`tests/golden/`), what lies in `fuzz/corpus/TARGET/` (small seeds, and what a
+//! fuzzer found), and mutations of both. The mutations come from a seed: `GIROK_SEED=N cargo test --test fuzz_replay` repeats
 //! a run, and a failure prints its own. `GIROK_FUZZ_ROUNDS=N` tries longer.
 
 use std::path::{Path, PathBuf};
@@ -57,11 +57,13 @@ fn golden_logs() -> Vec<Vec<u8>> {
     logs
 }
 
-/// What a fuzzer found, kept for good.
+/// Small seeds, and what a fuzzer found, kept for good.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let Ok(folder) = std::fs::read_dir(root("fuzz/corpus").join(target)) else { return Vec::new() };
-    let mut paths: Vec<_> = folder.map(|file| file.unwrap().path()).collect();
+    let folder = root("fuzz/corpus").join(target);
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     paths.sort();
+    assert!(!paths.is_empty(), "{} has no inputs", folder.display());
     paths.into_iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
