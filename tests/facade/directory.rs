@@ -151,9 +151,9 @@ fn a_close_can_be_waited_for_in_pieces() {
     girok.close_timeout(LONG).unwrap();
 }
 
-/// Opened by the helper process below.
+/// Opened by the other process below.
 #[test]
-fn helper_tries_to_open() {
+fn other_process_tries_to_open() {
     let Ok(dir) = std::env::var("GIROK_TEST_OPEN") else { return };
     let says = match Girok::open(dir) {
         Ok(_) => "opened".to_owned(),
@@ -164,7 +164,7 @@ fn helper_tries_to_open() {
 
 fn open_elsewhere(dir: &Path) -> String {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "directory::helper_tries_to_open", "--nocapture"])
+        .args(["--exact", "directory::other_process_tries_to_open", "--nocapture"])
         .env("GIROK_TEST_OPEN", dir)
         .output()
         .unwrap();
