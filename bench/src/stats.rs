@@ -121,3 +121,30 @@ impl Times {
         self.0.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand operations of 1 to 1,000 µs: quantiles, maximum and count are theirs, to three digits.
+    #[test]
+    fn quantiles_are_those_of_what_was_timed() {
+        let [mut odd, mut even] = [Times::new(), Times::new()];
+        for us in 1..=1000 {
+            let times = if us % 2 == 1 { &mut odd } else { &mut even };
+            times.record(Duration::from_micros(us));
+        }
+        assert_eq!((odd.count(), even.count()), (500, 500));
+        let near = |found: f64, expected: f64| {
+            assert!((found / expected - 1.0).abs() < 0.003, "{found} µs, expected {expected}");
+        };
+        near(odd.max_micros(), 999.0);
+        odd.add(&even);
+        assert_eq!((odd.count(), even.count()), (1000, 500));
+        near(odd.micros(0.5), 500.0);
+        near(odd.micros(0.99), 990.0);
+        near(odd.micros(0.999), 999.0);
+        near(odd.max_micros(), 1000.0);
+        assert_eq!((Times::new().count(), Times::new().max_micros()), (0, 0.0));
+    }
+}
