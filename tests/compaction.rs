@@ -730,6 +730,26 @@ fn what_must_not_be_cleaned_is_not() {
     scene.clock.advance(Duration::from_millis(day_ms));
     scene.compact();
     assert!(!scene.has(old), "older than max.compaction.lag.ms");
+    // Nor may it wait in the active segment for longer.
+    scene.write(Codec::None, &[("order 3", Some("new"))]);
+    scene.step().unwrap();
+    let segments = scene.orders.segments();
+    scene.clock.advance(Duration::from_millis(day_ms));
+    scene.step().unwrap();
+    assert_eq!(scene.orders.segments(), segments + 1);
+    // An idle partition's neither: its last segment is closed, and rolls all the same.
+    let waiting = scene.write(Codec::None, &[("order 3", Some("paid"))]);
+    scene.orders.sync().unwrap();
+    for _ in 0..3 {
+        scene.clock.advance(Duration::from_secs(60));
+        scene.step().unwrap();
+    }
+    assert_eq!(scene.log.stats().regions, 0);
+    for _ in 0..2 {
+        scene.clock.advance(Duration::from_millis(day_ms));
+        scene.step().unwrap();
+    }
+    assert!(!scene.has(Offset::new(waiting.get() - 1)) && scene.has(waiting));
     scene.check();
 }
 

@@ -98,7 +98,10 @@ impl Core {
             return Ok(());
         }
         let since = *self.admin.lock().unwrap().first_append.get_or_insert(now);
-        let due = since + Duration::from_millis(self.config().segment_ms);
+        let config = self.config();
+        // As in `seal_what_is_due`: a record that waits there is not compacted.
+        let most = if config.is_compacted() { config.max_compaction_lag_ms } else { u64::MAX };
+        let due = since + Duration::from_millis(config.segment_ms.min(most));
         if now >= due {
             return self.roll(&active);
         }
@@ -117,11 +120,14 @@ impl Core {
         now.since(admin.seen.1) >= idle
     }
 
-    /// Seals the last segment, open or parked, once all of it is too old to keep or its records span `segment.ms`
-    /// (Kafka's measure, by their own times; [`roll_by_time`](Self::roll_by_time) goes by how long it was open).
+    /// Seals the last segment, open or parked, once all of it is too old to keep, its oldest record has waited for
+    /// compaction as long as it may, or its records span `segment.ms` (Kafka's measure, by their own times;
+    /// [`roll_by_time`](Self::roll_by_time) goes by how long it was open).
     fn seal_what_is_due(self: &Arc<Self>, config: &TopicConfig, wall: Timestamp) -> Result<()> {
         let last = self.list().last().clone();
-        if self.poisoned_now() || last.bytes() == 0 || last.sealed_end().is_some() {
+        // Published is not yet readable where appenders write through a ring.
+        let written = last.written.get().bytes();
+        if self.poisoned_now() || written == 0 || last.sealed_end().is_some() {
             return Ok(());
         }
         let newest = self.max_timestamp(&last)?.as_millis();
@@ -130,10 +136,13 @@ impl Core {
                 (0..wall.as_millis().saturating_sub(keep_ms as i64)).contains(&newest)
             });
         let mapped = last.mapping(&*self.log.env.disk)?;
-        let oldest =
-            Header::parse(last.slice(&mapped, 0, last.bytes())).map_err(|flaw| last.corrupt(0, &flaw))?;
+        let oldest = Header::parse(last.slice(&mapped, 0, written)).map_err(|flaw| last.corrupt(0, &flaw))?;
+        // A compacted topic's records must leave the last segment before they can be compacted in time.
+        let lag_ms = i64::try_from(config.max_compaction_lag_ms).unwrap_or(i64::MAX);
+        let is_overdue = config.is_compacted()
+            && (1..wall.as_millis().saturating_sub(lag_ms)).contains(&oldest.max_timestamp.as_millis());
         let span = newest.saturating_sub(oldest.max_timestamp.as_millis().max(0));
-        if !is_old && span < config.segment_ms.min(i64::MAX as u64) as i64 {
+        if !is_old && !is_overdue && span < config.segment_ms.min(i64::MAX as u64) as i64 {
             return Ok(());
         }
         self.open_active()?;

@@ -24,13 +24,14 @@
 //! neighbours, whose offsets it covers. Recovery tells the two apart by content: the last batch of what was copied
 //! together is always kept, emptied if need be, so that a new file ends at exactly the offset where the last of the
 //! old ones ended (`Recovery::replaced`). Groups are replaced oldest first, so a tombstone never goes before what it
-//! deletes. A cleaning begins by writing the checkpoint: recovery must know the segments it may find replaced.
+//! deletes. Before a cleaning the checkpoint is written: recovery must know the segments it may find replaced.
 
 use std::collections::BTreeSet;
 use std::hash::Hasher;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::batch::{Batch, HEADER_BYTES, Header, Record, Retained, Scratch, decompress, emptied, retain};
@@ -57,6 +58,8 @@ const UNSYNCED_BYTES_MAX: u32 = 16 << 20;
 pub(crate) struct Cleaner {
     /// When to look for something to do again.
     due: Option<Moment>,
+    /// What was found to do, the dirtiest last. The checkpoint has been written since.
+    queue: Vec<(Arc<Core>, Dirt)>,
     cleaning: Option<Box<Cleaning>>,
     /// Partitions with something in them that cannot be read; not tried again until the log is opened anew.
     refused: BTreeSet<TopicPartition>,
@@ -65,11 +68,13 @@ pub(crate) struct Cleaner {
 impl Cleaner {
     /// Stops what is going on in `topic`, or in any; what was begun is rubbish.
     pub(crate) fn abandon(&mut self, topic: Option<&str>) {
-        if self.cleaning.as_ref().is_some_and(|c| topic.is_none_or(|topic| c.core.name.topic() == topic))
-            && let Some(cleaning) = self.cleaning.take()
-        {
+        let stops = |name: &TopicPartition| topic.is_none_or(|topic| name.topic() == topic);
+        if let Some(cleaning) = self.cleaning.take_if(|cleaning| stops(&cleaning.core.name)) {
             cleaning.clean_up();
         }
+        self.queue.retain(|(core, _)| !stops(&core.name));
+        // A topic made anew under the name deserves another try.
+        self.refused.retain(|name| !stops(name));
     }
 }
 
@@ -79,39 +84,50 @@ impl Shared {
     pub(crate) fn step_compaction(&self, now: Moment, next: &mut Moment) -> Result<()> {
         // Somebody else is at it, or the log is being closed.
         let Ok(mut cleaner) = self.cleaner.try_lock() else { return Ok(()) };
-        if cleaner.cleaning.is_none() {
+        let cleaner = &mut *cleaner;
+        let mut first = Ok(());
+        if cleaner.cleaning.is_none() && cleaner.queue.is_empty() {
             if let Some(due) = cleaner.due.filter(|due| now < *due) {
                 *next = (*next).min(due);
                 return Ok(());
             }
             cleaner.due = Some(now + Duration::from_millis(self.config.retention_check_ms));
+            first = self.look_for_dirt(cleaner);
         }
-        let wall = self.env.clock.wall();
-        let mut first = Ok(());
         let mut budget = STEP_BYTES;
         while budget > 0 {
             let mut cleaning = match cleaner.cleaning.take() {
                 Some(cleaning) => cleaning,
-                None => match self.begin_dirtiest(&mut cleaner, wall, &mut first) {
-                    Some(cleaning) => cleaning,
-                    None => break,
-                },
+                None => {
+                    let Some((core, dirt)) = cleaner.queue.pop() else { break };
+                    match Cleaning::begin(core, dirt, self.env.clock.wall()) {
+                        Ok(Some(cleaning)) => Box::new(cleaning),
+                        Ok(None) => continue,
+                        Err(error) => {
+                            first = first.and(Err(error));
+                            continue;
+                        }
+                    }
+                }
             };
-            match cleaning.run(&mut budget) {
-                Ok(true) => cleaning.finish(),
-                Ok(false) => cleaner.cleaning = Some(cleaning),
+            let result = match cleaning.run(&mut budget) {
+                Ok(false) => {
+                    cleaner.cleaning = Some(cleaning);
+                    continue;
+                }
+                Ok(true) => self.end_cleaning(cleaner, &cleaning),
                 Err(error) => {
-                    cleaning.clean_up();
                     // What cannot be read now cannot be read the next time. What could not be written perhaps can.
-                    if !matches!(error, Error::NoRoom { .. } | Error::Io { .. } | Error::Poisoned { .. }) {
+                    if !matches!(error, Error::NoRoom { .. } | Error::Io { .. }) {
                         cleaner.refused.insert(cleaning.core.name.clone());
                     }
-                    first = first.and(Err(error));
-                    break;
+                    Err(error)
                 }
-            }
+            };
+            cleaning.clean_up();
+            first = first.and(result);
         }
-        if cleaner.cleaning.is_some() {
+        if cleaner.cleaning.is_some() || !cleaner.queue.is_empty() {
             *next = (*next).min(now);
         } else if let Some(due) = cleaner.due {
             *next = (*next).min(due);
@@ -119,39 +135,51 @@ impl Shared {
         first
     }
 
-    /// Begins with the partition that has the largest share of dirty bytes, if any has enough.
-    fn begin_dirtiest(
-        &self,
-        cleaner: &mut Cleaner,
-        wall: Timestamp,
-        first: &mut Result<()>,
-    ) -> Option<Box<Cleaning>> {
-        let mut candidates = Vec::new();
+    /// Queues the partitions that are dirty enough, and writes the checkpoint: recovery must know every segment that
+    /// may be replaced, as it is now and as sealed.
+    fn look_for_dirt(&self, cleaner: &mut Cleaner) -> Result<()> {
+        let wall = self.env.clock.wall();
+        let mut first = Ok(());
         for core in self.live() {
             if !core.config().is_compacted() || core.poisoned_now() || cleaner.refused.contains(&core.name) {
                 continue;
             }
             match core.dirt(wall) {
-                Ok(Some(dirt)) => candidates.push((core, dirt)),
+                Ok(Some(dirt)) => cleaner.queue.push((core, dirt)),
                 Ok(None) => {}
                 Err(error) => {
                     cleaner.refused.insert(core.name.clone());
-                    *first = std::mem::replace(first, Ok(())).and(Err(error));
+                    first = first.and(Err(error));
                 }
             }
         }
-        let (core, dirt) = candidates.into_iter().max_by(|a, b| a.1.share().total_cmp(&b.1.share()))?;
-        match Cleaning::begin(core, dirt, wall) {
-            Ok(cleaning) => Some(Box::new(cleaning)),
-            Err(error) => {
-                *first = std::mem::replace(first, Ok(())).and(Err(error));
-                None
-            }
+        cleaner.queue.sort_by(|a, b| a.1.share().total_cmp(&b.1.share()));
+        if !cleaner.queue.is_empty()
+            && let Err(error) = self.save_checkpoint()
+        {
+            cleaner.queue.clear();
+            first = first.and(Err(error));
         }
+        first
+    }
+
+    /// Notes what is clean now. Where the map was full before the end, the rest is the next cleaning's, at once.
+    fn end_cleaning(&self, cleaner: &mut Cleaner, cleaning: &Cleaning) -> Result<()> {
+        let Some(cleaned_to) = cleaning.cleaned_to() else { return Ok(()) };
+        let core = &cleaning.core;
+        core.admin.lock().unwrap().cleaned_to = cleaned_to;
+        if cleaned_to < cleaning.to
+            && let Some(dirt) = core.dirt(self.env.clock.wall())?
+        {
+            self.save_checkpoint()?;
+            cleaner.queue.push((core.clone(), dirt));
+        }
+        Ok(())
     }
 }
 
 /// What a partition has to clean.
+#[derive(Debug)]
 struct Dirt {
     /// All that may be cleaned, oldest first: those that were cleaned before, too.
     segments: Vec<Arc<Segment>>,
@@ -375,12 +403,12 @@ enum Stage {
     /// Noting keys.
     Noting,
     /// Copying the group that begins with this segment.
-    Copying { first: usize, copy: Option<Box<Copy>> },
+    Copying { first: usize, copy: Option<Box<Output>> },
 }
 
 /// The new file, while it is being written.
 #[derive(Debug)]
-struct Copy {
+struct Output {
     base: Offset,
     file: Arc<dyn File>,
     path: PathBuf,
@@ -395,7 +423,7 @@ struct Copy {
     dropped: Option<Header>,
 }
 
-impl Copy {
+impl Output {
     fn len(&self) -> u32 {
         self.written + self.buffer.len() as u32
     }
@@ -410,7 +438,11 @@ enum Fate<'s> {
 }
 
 impl Cleaning {
-    fn begin(core: Arc<Core>, dirt: Dirt, wall: Timestamp) -> Result<Self> {
+    /// `None` if retention has left nothing to do since the dirt was seen.
+    fn begin(core: Arc<Core>, mut dirt: Dirt, wall: Timestamp) -> Result<Option<Self>> {
+        if core.gone.load(Ordering::Acquire) || core.poisoned_now() {
+            return Ok(None);
+        }
         let entries = core.log.env.disk.list(&core.folder);
         let entries = entries.map_err(|e| Error::io("listing", &*core.folder, e))?;
         core.clear_leftovers(&entries)?;
@@ -419,10 +451,14 @@ impl Cleaning {
                 Some((base, "txnindex", Suffix::None)) => Some(base),
                 _ => None,
             });
-        // Recovery must know every segment that may be replaced, as it is now and as sealed.
-        core.log.save_checkpoint()?;
+        let list = core.list();
+        let start = list.0[0].base;
+        dirt.segments.retain(|segment| segment.base >= start);
         let first = dirt.segments.partition_point(|segment| end_of(segment) <= dirt.from);
-        Ok(Cleaning {
+        if first == dirt.segments.len() {
+            return Ok(None);
+        }
+        Ok(Some(Cleaning {
             config: core.config(),
             wall,
             pinned: pinned.collect(),
@@ -437,16 +473,15 @@ impl Cleaning {
             scratch: Scratch::default(),
             image: Vec::new(),
             core,
-        })
+        }))
     }
 
-    /// Works until it is done (`true`) or `budget` bytes have been looked at.
+    /// Works until it is done, or there is no sense in it any more (`true`), or `budget` bytes have been looked at.
     fn run(&mut self, budget: &mut u64) -> Result<bool> {
         while *budget > 0 {
-            if self.core.gone.load(std::sync::atomic::Ordering::Acquire) {
+            if self.core.gone.load(Ordering::Acquire) || self.core.poisoned_now() {
                 return Ok(true);
             }
-            self.core.check_writable()?;
             let done = match self.stage {
                 Stage::Counting { .. } => self.count(budget)?,
                 Stage::Noting => self.note(budget)?,
@@ -459,14 +494,11 @@ impl Cleaning {
         Ok(false)
     }
 
-    /// What was cleaned is clean. The checkpoint will say so when it is next written; until then a crash only means
-    /// that it is cleaned again.
-    fn finish(&self) {
-        if let Stage::Copying { first, .. } = self.stage
-            && first == self.segments.len()
-        {
-            self.core.admin.lock().unwrap().cleaned_to = self.map_to;
-        }
+    /// Up to where the log is clean now, if this came to its end. The checkpoint will say so when it is next written;
+    /// until then a crash only means that it is cleaned again.
+    fn cleaned_to(&self) -> Option<Offset> {
+        let Stage::Copying { first, .. } = self.stage else { return None };
+        (first == self.segments.len()).then_some(self.map_to)
     }
 
     /// Takes away what was half written.
@@ -632,7 +664,7 @@ impl Cleaning {
     }
 
     /// Copies what is kept of the present segment; `true` at the end of the group.
-    fn copy_some(&mut self, first: usize, copy: &mut Option<Box<Copy>>, budget: &mut u64) -> Result<bool> {
+    fn copy_some(&mut self, first: usize, copy: &mut Option<Box<Output>>, budget: &mut u64) -> Result<bool> {
         let mapped = self.mapped()?;
         let segment = self.segments[self.at.segment].clone();
         let end = segment.bytes();
@@ -692,12 +724,12 @@ impl Cleaning {
     /// Whether the new file would be exactly as long as the first of the several it stands for. A recovery that finds
     /// it beside the others, and no newer checkpoint, would take it for the old one; such a group is copied again
     /// with one segment less.
-    fn looks_like_the_first(&self, first: usize, copy: Option<&Copy>) -> bool {
+    fn looks_like_the_first(&self, first: usize, copy: Option<&Output>) -> bool {
         self.at.segment > first && copy.is_some_and(|copy| copy.len() == self.segments[first].bytes())
     }
 
     /// At the end of a segment: goes on with the next if it fits into the same file, else the group ends (`true`).
-    fn next_of_group(&mut self, first: usize, copy: &mut Option<Box<Copy>>) -> Result<bool> {
+    fn next_of_group(&mut self, first: usize, copy: &mut Option<Box<Output>>) -> Result<bool> {
         let next = self.at.segment + 1;
         let len = copy.as_ref().map_or(self.segments[first].bytes(), |copy| copy.len()) as u64;
         let fits = self.segments.get(next).is_some_and(|segment| {
@@ -774,12 +806,12 @@ impl Cleaning {
         }
     }
 
-    fn begin_copy(&self, first: usize) -> Result<Box<Copy>> {
+    fn begin_copy(&self, first: usize) -> Result<Box<Output>> {
         let base = self.segments[first].base;
         let path = self.core.folder.join(file_name(base, "log.cleaned"));
         let file = self.core.log.env.disk.open(&path, Open::CreateNew);
         let file = file.map_err(|e| Error::io("creating", &path, e))?;
-        Ok(Box::new(Copy {
+        Ok(Box::new(Output {
             base,
             file,
             path,
@@ -794,7 +826,7 @@ impl Cleaning {
 
     /// Puts the new file in the place of the segments from `first` to the present one. `false` if that can no longer
     /// be done, because retention took some of them meanwhile.
-    fn replace(&mut self, first: usize, mut copy: Box<Copy>) -> Result<bool> {
+    fn replace(&mut self, first: usize, mut copy: Box<Output>) -> Result<bool> {
         copy.flush()?;
         copy.sync()?;
         let core = &self.core;
@@ -847,13 +879,14 @@ impl Cleaning {
         let removed =
             removed.and(disk.sync_dir(&core.folder).map_err(|e| Error::io("syncing", &*core.folder, e)));
         core.save_indexes(&new);
+        new.unmap();
         self.segments.splice(first..=self.at.segment, [new]);
         // Files that could not be removed do not hurt: the new one covers them (see `clear_leftovers`).
         removed.map(|()| true)
     }
 }
 
-impl Copy {
+impl Output {
     fn append(&mut self, bytes: &[u8], header: &Header) -> Result<()> {
         self.indexes.note(self.base, header, self.len());
         if self.buffer.len() + bytes.len() > WRITE_BYTES {
