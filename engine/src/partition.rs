@@ -210,7 +210,7 @@ impl Partition {
 
     /// The end of what readers see: everything below has the topic's durability.
     pub fn high_watermark(&self) -> Offset {
-        self.0.reached(|segment| self.0.visible(segment))
+        self.0.high_watermark()
     }
 
     /// The end of what would survive a power cut.
@@ -575,6 +575,11 @@ impl Core {
     /// What readers may see of a segment.
     pub(crate) fn visible(&self, segment: &Segment) -> Mark {
         if self.is_visible_when_synced() { segment.synced.get() } else { segment.written.get() }
+    }
+
+    /// The end of what readers see.
+    fn high_watermark(&self) -> Offset {
+        self.reached(|segment| self.visible(segment))
     }
 
     /// The offset up to which `mark` has come without a gap. A later segment counts only when all earlier ones are
@@ -1302,7 +1307,7 @@ impl Reader {
                 let visible = self.core.visible(&spot.segment);
                 visible.bytes() > spot.position || spot.segment.sealed_end() == Some(visible)
             }
-            None => Partition(self.core.clone()).high_watermark() > self.next,
+            None => self.core.high_watermark() > self.next,
         }
     }
 
@@ -1315,7 +1320,7 @@ impl Reader {
         match self.read_on(bounds) {
             // Removed in the middle of it: what went wrong is that the offset is gone.
             Err(_) if self.next < self.core.log_start() => {
-                let end = Partition(self.core.clone()).high_watermark();
+                let end = self.core.high_watermark();
                 Err(self.core.out_of_range(self.next, end))
             }
             other => other,
@@ -1325,7 +1330,7 @@ impl Reader {
     fn read_on(&mut self, bounds: &FetchBounds) -> Result<View> {
         loop {
             if self.next < self.core.log_start() {
-                let end = Partition(self.core.clone()).high_watermark();
+                let end = self.core.high_watermark();
                 return Err(self.core.out_of_range(self.next, end));
             }
             let spot = match &mut self.spot {

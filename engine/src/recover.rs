@@ -446,10 +446,8 @@ impl Recovery<'_> {
             if scanned.rubbish {
                 cut = true;
                 self.cut_bytes(&path, scanned.end.bytes() as u64, end, &mut report)?;
-                self.trim(&path, file.bytes, scanned.end.bytes())?;
-            } else {
-                self.trim(&path, file.bytes, scanned.end.bytes())?;
             }
+            self.trim(&path, file.bytes, scanned.end.bytes())?;
             let verified = if trusted.bytes() == 0 { scanned.end.bytes() } else { 0 };
             segments.push(self.segment(file.base, scanned.end, verified, !last, None));
             self.rewrite_and_sync(&path, trusted.bytes(), scanned.end.bytes())?;
