@@ -7,7 +7,7 @@ use girok::{
     Remedy, Timestamp, TopicPartition, Verdict,
 };
 
-use crate::{drain, orders, producer, reader, send_numbers, tp};
+use crate::{ageless_orders, drain, orders, producer, reader, send_numbers, tp};
 
 /// Topics are made together or not at all, and bad ones are named.
 #[test]
@@ -65,7 +65,7 @@ fn configuration_speaks_kafka() {
 /// Offsets of every kind that Kafka's admin lists.
 #[test]
 fn offsets_of_every_kind() {
-    let girok = orders(2);
+    let girok = ageless_orders(2);
     let producer = producer(&girok);
     for time in [50, 10, 90, 30, 90, 20] {
         let record = ProducerRecord::new("orders", "x").partition(0).timestamp(Timestamp::from_millis(time));

@@ -9,7 +9,9 @@ use girok::{
 };
 
 use crate::support::SimWorld;
-use crate::{LONG, drain, orders, poll_once, producer, reader, run, send_numbers, tp, values, written};
+use crate::{
+    LONG, ageless_orders, drain, orders, poll_once, producer, reader, run, send_numbers, tp, values, written,
+};
 
 /// What may cross threads says so at compile time.
 #[test]
@@ -149,7 +151,7 @@ fn seeking_finds_the_record_in_a_compressed_batch() {
 /// The first record at or after a time, as Kafka's `offsetsForTimes`; and the ends.
 #[test]
 fn offsets_are_found_by_time() {
-    let girok = orders(2);
+    let girok = ageless_orders(2);
     let producer = girok.producer().linger(LONG).build().unwrap();
     for n in 0..10 {
         let time = Timestamp::from_millis(1000 + 10 * n);

@@ -39,6 +39,17 @@ fn orders(partitions: i32) -> Girok {
     girok
 }
 
+/// The same, and it keeps what is old: for scenes with timestamps of 1970, which the default retention of seven days
+/// would remove as soon as the background looks.
+fn ageless_orders(partitions: i32) -> Girok {
+    let girok = Girok::in_memory().unwrap();
+    girok
+        .admin()
+        .create_topic("orders", partitions, TopicConfig { retention_ms: None, ..written() })
+        .unwrap();
+    girok
+}
+
 fn producer(girok: &Girok) -> Producer {
     girok.producer().build().unwrap()
 }

@@ -10,7 +10,7 @@ use girok::{
 use girok_engine::FetchBounds;
 
 use crate::support::SimWorld;
-use crate::{LONG, drain, orders, poll_once, producer, reader, run, tp, values, written};
+use crate::{LONG, ageless_orders, drain, orders, poll_once, producer, reader, run, tp, values, written};
 
 /// What may cross threads says so at compile time.
 #[test]
@@ -332,7 +332,7 @@ fn open_batches_take_bounded_memory() {
 #[test]
 fn every_codec_comes_back_as_it_was_sent() {
     for codec in Codec::ALL {
-        let girok = orders(1);
+        let girok = ageless_orders(1);
         let producer = girok.producer().compression(codec).linger(LONG).build().unwrap();
         let text = "many coffees ".repeat(50);
         for n in 0..300 {
