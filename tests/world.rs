@@ -538,12 +538,20 @@ fn a_thousand_days() {
     }
 }
 
-/// One seed, one day: twice the same trace of everything the disk was asked.
+/// One seed, one day: twice the same trace of everything the disk was asked, whatever days this thread has lived
+/// before and other threads are living meanwhile.
 #[test]
 fn a_day_can_be_lived_again() {
-    for seed in [1, 2, 3, 90_211] {
-        assert_eq!(live_day(seed), live_day(seed), "seed {seed}");
-    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1000..1100).for_each(|seed| drop(live_day(seed))));
+        for seed in [1, 2, 3, 90_211] {
+            let first = live_day(seed);
+            let on_a_new_thread = scope.spawn(move || live_day(seed));
+            (2000..2010).for_each(|seed| drop(live_day(seed)));
+            assert_eq!(live_day(seed), first, "seed {seed}");
+            assert_eq!(on_a_new_thread.join().unwrap(), first, "seed {seed}");
+        }
+    });
 }
 
 /// A roll was known to the checkpoint, and the end of the segment before it was not yet synced: the power cut took

@@ -191,6 +191,8 @@ impl Drop for Inner {
         // A forked child must not write to what its parent holds.
         if self.shared.process.check(&self.shared.dir).is_ok() {
             let _ = self.shared.close();
+            self.shared.gauges.unmap_retired();
+            self.shared.gauges.epochs.leave();
         }
     }
 }
@@ -841,6 +843,7 @@ impl Shared {
         keep(self.step_compaction(now, &mut next));
         keep(self.step_checkpoint(now, &mut next));
         self.step_mappings(now, &mut next);
+        self.gauges.unmap_retired();
         first.map(|()| next)
     }
 

@@ -511,14 +511,16 @@ impl Core {
         let epoch = leader_epochs.last().map_or(0, |(epoch, _)| *epoch);
         let visible_when = AtomicU8::new(u8::from(config.durability == Durability::Synced));
         let rules = AtomicU64::new(append_rules(&config));
+        let gauges = log.gauges.clone();
+        let epochs = &gauges.epochs;
         Core {
             name,
             topic_id,
             log,
-            config: Slot::new(Some(config)),
+            config: Slot::new(epochs, Some(config)),
             folder,
-            list: Slot::new(Some(Arc::new(List(segments)))),
-            active: Slot::new(None),
+            list: Slot::new(epochs, Some(Arc::new(List(segments)))),
+            active: Slot::new(epochs, None),
             admin: Mutex::new(Admin { cleaned_to, ..Admin::default() }),
             removal: Mutex::new(()),
             log_start: AtomicI64::new(log_start.get()),

@@ -17,7 +17,7 @@ use crate::batch::{Batch, HEADER_BYTES, Header, ValidBatch};
 use crate::disk::{Access, Disk, File, Map, Open, read_full_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::index::Indexes;
-use crate::slot::Slot;
+use crate::slot::{Epochs, Slot};
 use crate::tail::{Cursor, Mark, Reservation, Tail};
 use crate::types::Offset;
 use std::sync::Mutex;
@@ -27,17 +27,54 @@ pub(crate) fn file_name(base: Offset, ending: &str) -> String {
     format!("{:020}.{ending}", base.get())
 }
 
-/// How many of something there are now, and were ever freed. Shared by a log and everything it hands out.
+/// How many of something there are now, and what was replaced and still hangs about. Shared by a log and everything it
+/// hands out.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
+    /// What the slots of this log pin.
+    pub(crate) epochs: Epochs,
     /// Mappings alive, those held by views included.
     pub(crate) mappings: AtomicUsize,
     /// Bytes of mappings whose segment was removed while somebody still reads it.
     pub(crate) held_removed: AtomicU64,
     /// Segments open for appends, each with a descriptor.
     pub(crate) regions: AtomicUsize,
+    /// Mappings that nobody will be given any more. Unmapping a large file takes long: the background does it, not the
+    /// appender or reader whose pin happens to be the last.
+    retired: Mutex<Vec<Arc<Mapped>>>,
     /// Allocations made for views that could not be borrowed (`read = copy`).
     pub(crate) copies: AtomicU64,
+}
+
+/// This many mappings may wait for the background; a log that nobody steps looks after them itself.
+const RETIRED_MAX: usize = 32;
+
+impl Gauges {
+    fn retire(&self, mapped: Option<Arc<Mapped>>) {
+        let Some(mapped) = mapped else { return };
+        let full = {
+            let mut retired = self.retired.lock().unwrap();
+            retired.push(mapped);
+            retired.len() > RETIRED_MAX
+        };
+        if full {
+            self.unmap_retired();
+        }
+    }
+
+    /// Unmaps what nobody holds any more. What somebody still holds goes with the last who does, or the next time.
+    pub(crate) fn unmap_retired(&self) {
+        let mut waiting = std::mem::take(&mut *self.retired.lock().unwrap());
+        if waiting.is_empty() {
+            return;
+        }
+        self.epochs.turn();
+        waiting.retain(|mapped| Arc::strong_count(mapped) > 1);
+        let kept = waiting.len();
+        if kept <= RETIRED_MAX {
+            self.retired.lock().unwrap().append(&mut waiting);
+        }
+    }
 }
 
 /// A mapping of a segment, counted.
@@ -213,6 +250,7 @@ impl Segment {
     ) -> Self {
         let published = Arc::new(Cursor::new(end));
         let written = if buffered { Arc::new(Cursor::new(end)) } else { published.clone() };
+        let reading = Slot::new(&gauges.epochs, None);
         Segment {
             base,
             folder,
@@ -222,7 +260,7 @@ impl Segment {
             synced: Cursor::new(end),
             sealed: AtomicU64::new(NOT_SEALED),
             named: AtomicBool::new(end != Mark::default()),
-            reading: Slot::new(None),
+            reading,
             kept: OnceLock::new(),
             verified: AtomicU32::new(verified),
             fresh_from: end.bytes(),
@@ -274,7 +312,7 @@ impl Segment {
         self.check_length(&*file, end)?;
         let map = file.map(end as usize, Access::Read).map_err(|e| Error::io("mapping", &path, e))?;
         let mapped = Mapped::new(map, &self.gauges);
-        self.reading.put(Some(mapped.clone()));
+        self.gauges.retire(self.reading.put(Some(mapped.clone())));
         Ok(mapped)
     }
 
@@ -303,7 +341,7 @@ impl Segment {
 
     /// Lets the mapping go; those who hold views keep it. The next reader maps anew.
     pub(crate) fn unmap(&self) {
-        self.reading.put(None);
+        self.gauges.retire(self.reading.put(None));
     }
 
     /// The segment leaves the list; what views still hold of it counts from now on.
@@ -311,7 +349,7 @@ impl Segment {
         if let Some(mapped) = self.reading.get() {
             mapped.mark_removed(self.bytes() as u64);
         }
-        self.reading.put(None);
+        self.gauges.retire(self.reading.put(None));
     }
 
     /// A view of whole batches. The caller knows that `start..end` is visible and at batch boundaries.
@@ -551,12 +589,13 @@ impl Active {
             }
         };
         // Readers read what appenders write: one mapping for both while it lasts, over all the address space.
-        segment.reading.put(Some(match &region {
+        let reading = match &region {
             Region::Mapped(mapped) => mapped.clone(),
             Region::Written { .. } => {
                 Mapped::new(file.map(limit as usize, Access::Read).map_err(map_error)?, &gauges)
             }
-        }));
+        };
+        gauges.retire(segment.reading.put(Some(reading)));
         gauges.regions.fetch_add(1, Ordering::Relaxed);
         // What is appended from now on is not in the index files.
         segment.indexes_saved.store(false, Ordering::Release);
