@@ -26,6 +26,7 @@ mod compact;
 mod config;
 mod env;
 mod error;
+mod group_commit;
 mod index;
 pub mod inspect;
 pub mod kafka_files;

@@ -20,6 +20,7 @@ use crate::config::{ReadMode, TimestampType, TopicConfig};
 use crate::disk::{File, Open};
 use crate::env::Moment;
 use crate::error::{Error, Result};
+use crate::group_commit::GroupCommit;
 use crate::index::Indexes;
 use crate::log::Shared;
 use crate::recover::Recovered;
@@ -135,18 +136,14 @@ pub(crate) struct Core {
     rules: AtomicU64,
     /// [`Durability`] that decides visibility, as a number: 0 written, 1 synced.
     visible_when: AtomicU8,
-    /// Somebody is syncing.
-    leading: AtomicBool,
     /// Somebody waits for a sync and cannot lead one.
     pub(crate) sync_wanted: AtomicBool,
-    /// Somebody waits for a sync without a thread of its own: what is published meanwhile wants one too.
-    pub(crate) awaited: AtomicBool,
     /// Those who wait for visible records.
     pub(crate) readable: Waiters,
     /// Those who wait for copies to be finished: appenders for room, and whoever waits for `Written`.
     pub(crate) written: Waiters,
-    /// Those who wait for a sync.
-    pub(crate) durable: Waiters,
+    /// Those who wait for a sync, and who of them makes it.
+    commit: GroupCommit,
     poisoned: OnceLock<String>,
     /// The topic was deleted.
     pub(crate) gone: AtomicBool,
@@ -400,17 +397,18 @@ impl Partition {
                 if let Poll::Ready(ready) = core.look_durable(up_to, durability) {
                     return Poll::Ready(ready);
                 }
-                if durability == Durability::Synced && core.lead_sync()?.is_some() {
-                    continue;
+                match durability {
+                    Durability::Written => core.written.register(&mut ticket, context.waker()),
+                    Durability::Synced if core.lead_sync_as(&ticket)?.is_some() => continue,
+                    Durability::Synced => core.commit.register(&mut ticket, up_to, context.waker(), true),
                 }
-                core.waiters(durability).register(&mut ticket, context.waker());
-                if core.look_durable(up_to, durability).is_ready() || core.could_lead(durability) {
-                    continue;
+                let may_lead = durability == Durability::Synced && core.commit.may_lead(&ticket);
+                if !may_lead && core.look_durable(up_to, durability).is_pending() {
+                    return Poll::Pending;
                 }
-                return Poll::Pending;
             }
         });
-        core.waiters(durability).leave(&mut ticket);
+        core.leave_durable(&mut ticket, durability);
         result.expect("no time limit was given")
     }
 
@@ -427,12 +425,14 @@ impl Partition {
         if let Poll::Ready(ready) = core.look_durable(up_to, durability) {
             return Poll::Ready(ready);
         }
-        core.waiters(durability).register(ticket, context.waker());
+        match durability {
+            Durability::Written => core.written.register(ticket, context.waker()),
+            Durability::Synced => core.commit.register(ticket, up_to, context.waker(), false),
+        }
         if let Poll::Ready(ready) = core.look_durable(up_to, durability) {
             return Poll::Ready(ready);
         }
         if durability == Durability::Synced {
-            core.awaited.store(true, Ordering::Release);
             core.want_sync();
         }
         Poll::Pending
@@ -440,8 +440,8 @@ impl Partition {
 
     /// Gives back a place taken by [`poll_durable`](Self::poll_durable).
     pub fn leave_durable(&self, ticket: &mut Ticket) {
-        self.0.durable.leave(ticket);
-        self.0.written.leave(ticket);
+        self.0.leave_durable(ticket, Durability::Synced);
+        self.0.leave_durable(ticket, Durability::Written);
     }
 
     /// Syncs everything appended before this call. Blocks; shares a sync with others who wait.
@@ -528,12 +528,10 @@ impl Core {
             leader_epochs: Mutex::new(leader_epochs),
             visible_when,
             rules,
-            leading: AtomicBool::new(false),
             sync_wanted: AtomicBool::new(false),
-            awaited: AtomicBool::new(false),
             readable: Waiters::new(),
             written: Waiters::new(),
-            durable: Waiters::new(),
+            commit: GroupCommit::new(),
             poisoned: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
@@ -666,7 +664,7 @@ impl Core {
         } else {
             self.wake_written();
         }
-        if self.awaited.load(Ordering::Acquire) || (self.readable.any() && self.is_visible_when_synced()) {
+        if self.commit.has_followers() || (self.readable.any() && self.is_visible_when_synced()) {
             // Somebody without a thread of its own waits for a sync, or a reader for what the sync makes visible.
             self.want_sync();
         }
@@ -684,7 +682,7 @@ impl Core {
     pub(crate) fn wake_everybody(&self) {
         self.written.wake_all();
         self.readable.wake_all();
-        self.durable.wake_all();
+        self.commit.wake_all(false);
     }
 
     /// Brings what is published to the page cache. A failed write is as bad as a failed sync: bytes that were given
@@ -714,10 +712,14 @@ impl Core {
         }
     }
 
-    fn waiters(&self, durability: Durability) -> &Waiters {
+    fn leave_durable(&self, ticket: &mut Ticket, durability: Durability) {
         match durability {
-            Durability::Written => &self.written,
-            Durability::Synced => &self.durable,
+            Durability::Written => self.written.leave(ticket),
+            Durability::Synced => {
+                if self.commit.leave(ticket) {
+                    self.want_sync();
+                }
+            }
         }
     }
 
@@ -735,10 +737,6 @@ impl Core {
         }
     }
 
-    fn could_lead(&self, durability: Durability) -> bool {
-        durability == Durability::Synced && !self.leading.load(Ordering::SeqCst)
-    }
-
     /// Whether something is published and not synced.
     pub(crate) fn is_dirty(&self) -> bool {
         let list = self.list();
@@ -746,37 +744,50 @@ impl Core {
         list.0[first..].iter().any(|segment| segment.synced.get() != segment.published.get())
     }
 
-    /// Syncs what is published, if nobody else is at it (`None`). `Some(true)` if more is synced than before.
+    /// Syncs what is published, if nobody else is at it or about to be (`None`). `Some(true)` if more is synced than
+    /// before.
     pub(crate) fn lead_sync(&self) -> Result<Option<bool>> {
+        self.lead_sync_as(&Ticket::default())
+    }
+
+    /// The same, by one who waits and to whom the lead may have been handed.
+    fn lead_sync_as(&self, ticket: &Ticket) -> Result<Option<bool>> {
         self.check_poison()?;
-        if self.leading.swap(true, Ordering::SeqCst) {
+        if !self.commit.try_lead(ticket) {
             return Ok(None);
         }
         self.sync_wanted.store(false, Ordering::SeqCst);
         let result = self.sync_now(|file, _| file.sync());
-        self.leading.store(false, Ordering::SeqCst);
         self.after_sync(result)
     }
 
+    /// The end of every sync: the lead is given up, and those it concerns are woken.
     fn after_sync(&self, result: Result<bool, io::Error>) -> Result<Option<bool>> {
         match result {
             Ok(moved) => {
-                // Also when nothing moved: whoever failed to lead meanwhile looks again.
-                self.durable.wake_all();
+                let stranded = self.commit.done(self.reached(|segment| segment.synced.get()));
+                // If nothing moved, what they wait for is not published yet; whoever publishes it asks for the sync.
+                if stranded && moved {
+                    self.want_sync();
+                }
                 if moved {
                     self.written.wake_all();
                     self.readable.wake_all();
                 }
                 Ok(Some(moved))
             }
-            Err(cause) => Err(self.poison(&cause)),
+            Err(cause) => {
+                let error = self.poison(&cause);
+                self.commit.wake_all(true);
+                Err(error)
+            }
         }
     }
 
     /// What a sync would have to sync now: for the background, which syncs many partitions in one submission.
     /// Takes the lead; [`finish_batched_sync`](Self::finish_batched_sync) must follow.
     pub(crate) fn begin_batched_sync(&self) -> Option<(Arc<Active>, Mark)> {
-        if self.poisoned.get().is_some() || self.leading.swap(true, Ordering::SeqCst) {
+        if self.poisoned.get().is_some() || !self.commit.try_lead(&Ticket::default()) {
             return None;
         }
         self.sync_wanted.store(false, Ordering::SeqCst);
@@ -790,7 +801,6 @@ impl Core {
         if simple.is_none() {
             // Not the simple case (a roll, a new file, a ring): the ordinary way, on its own.
             let result = self.sync_now(|file, _| file.sync());
-            self.leading.store(false, Ordering::SeqCst);
             // A failure poisons the partition, and everybody who asks is told.
             let _ = self.after_sync(result);
         }
@@ -802,7 +812,6 @@ impl Core {
             active.segment.synced.set(mark);
             true
         });
-        self.leading.store(false, Ordering::SeqCst);
         let _ = self.after_sync(result);
     }
 

@@ -55,6 +55,18 @@ static NEXT_TICKET: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64:
 #[derive(Debug, Default)]
 pub struct Ticket(Option<u64>);
 
+impl Ticket {
+    /// The place's number, if it ever had one.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.0
+    }
+
+    /// The place's number, drawn now if it has none.
+    pub(crate) fn take_number(&mut self) -> u64 {
+        *self.0.get_or_insert_with(|| NEXT_TICKET.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
 impl Waiters {
     /// Nobody waits.
     pub fn new() -> Self {
@@ -69,9 +81,7 @@ impl Waiters {
             Some(held) if held.will_wake(waker) => {}
             Some(held) => held.clone_from(waker),
             None => {
-                let id = NEXT_TICKET.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                list.insert(id, waker.clone());
-                ticket.0 = Some(id);
+                list.insert(ticket.take_number(), waker.clone());
                 self.count.store(list.len(), Ordering::SeqCst);
             }
         }

@@ -1,0 +1,344 @@
+//! Group commit: one sync for all who wait, led by one of them.
+//!
+//! Whoever waits for a sync and has a thread of its own may lead it; who comes meanwhile takes a place in the queue.
+//! When the sync is through, those whom it has covered are woken, and if others are left the lead is *handed* to one
+//! of them, rather than left to whoever comes first:
+//!
+//! ```text
+//!            try_lead                 done: nobody is left
+//!     FREE ────────────▶ LED ──────────────────────────────▶ FREE
+//!                         ▲ │ done: somebody is left
+//!                try_lead │ ▼
+//!                      HANDED (to one place) ── leave ──▶ handed on, or FREE
+//! ```
+//!
+//! That is worth a factor of two. With a free lead, the first to be woken would sync again at once, for itself and for
+//! those who came during the last sync, while all others are still on their way: two half groups take turns. Until the
+//! one with the lead has woken up, the others have appended too, and one sync covers them all (measured with 16 waiting:
+//! 7.7 appends a sync before, see bench/README.md for now).
+
+use std::collections::BTreeMap;
+use std::task::Waker;
+
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::types::Offset;
+use crate::wait::Ticket;
+
+/// The states of the lead; any other value is the number of the place that it was handed to.
+const FREE: u64 = u64::MAX;
+const LED: u64 = u64::MAX - 1;
+
+/// Those who wait for a sync, and which of them makes it.
+#[derive(Debug)]
+pub(crate) struct GroupCommit {
+    /// Becomes [`LED`] by an exchange, and anything else only under the queue's lock.
+    lead: AtomicU64,
+    queue: Mutex<BTreeMap<u64, Place>>,
+    /// How many of the queue cannot lead. Changed under its lock.
+    followers: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Place {
+    up_to: Offset,
+    waker: Waker,
+    can_lead: bool,
+}
+
+impl GroupCommit {
+    pub(crate) fn new() -> Self {
+        GroupCommit { lead: AtomicU64::new(FREE), queue: Mutex::default(), followers: AtomicUsize::new(0) }
+    }
+
+    /// Takes the lead if it is free, or was handed to this place. [`done`](Self::done) must follow.
+    pub(crate) fn try_lead(&self, ticket: &Ticket) -> bool {
+        let take = |from| self.lead.compare_exchange(from, LED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        take(FREE) || ticket.number().is_some_and(take)
+    }
+
+    /// Takes or renews a place among those who wait for a sync up to an offset. The caller must look again at what it
+    /// waits for, and whether it [`may_lead`](Self::may_lead), *after* this returns, and only then sleep.
+    pub(crate) fn register(&self, ticket: &mut Ticket, up_to: Offset, waker: &Waker, can_lead: bool) {
+        let number = ticket.take_number();
+        let mut queue = self.queue.lock().unwrap();
+        let before = queue.insert(number, Place { up_to, waker: waker.clone(), can_lead });
+        self.count(before.as_ref(), -1);
+        self.count(queue.get(&number), 1);
+    }
+
+    fn count(&self, place: Option<&Place>, by: isize) {
+        if place.is_some_and(|place| !place.can_lead) {
+            self.followers.fetch_add(by as usize, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether somebody waits who cannot lead: whatever is published meanwhile needs a sync by the background.
+    pub(crate) fn has_followers(&self) -> bool {
+        self.followers.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether [`try_lead`](Self::try_lead) is worth a try.
+    pub(crate) fn may_lead(&self, ticket: &Ticket) -> bool {
+        let lead = self.lead.load(Ordering::SeqCst);
+        lead == FREE || Some(lead) == ticket.number()
+    }
+
+    /// Gives a place back, and hands the lead on if it was handed here. Harmless if there is no such place. `true` if
+    /// somebody is left who cannot lead, and nobody to do it: they need a sync by other means.
+    pub(crate) fn leave(&self, ticket: &mut Ticket) -> bool {
+        let Some(number) = ticket.number() else { return false };
+        let mut queue = self.queue.lock().unwrap();
+        self.count(queue.remove(&number).as_ref(), -1);
+        if self.lead.load(Ordering::SeqCst) != number {
+            return false;
+        }
+        let next = self.hand_on(&queue);
+        let stranded = next.is_none() && !queue.is_empty();
+        drop(queue);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+        stranded
+    }
+
+    /// The sync is through and has covered everything below `reached`: wakes those who waited for that and hands the
+    /// lead on. As for [`leave`](Self::leave), `true` if somebody is left whom nobody leads.
+    pub(crate) fn done(&self, reached: Offset) -> bool {
+        let mut covered = Vec::new();
+        let mut queue = self.queue.lock().unwrap();
+        queue.retain(|_, place| {
+            let waits = place.up_to > reached;
+            if !waits {
+                covered.push(place.waker.clone());
+                self.count(Some(place), -1);
+            }
+            waits
+        });
+        let next = self.hand_on(&queue);
+        let stranded = next.is_none() && !queue.is_empty();
+        drop(queue);
+        // The next leader last: whoever is covered has a head start to append again before the next sync begins.
+        covered.into_iter().chain(next).for_each(Waker::wake);
+        stranded
+    }
+
+    /// Wakes everybody, because there will be no sync: it failed, or the log is closed. The lead, if this thread has it,
+    /// is free again; a lead that was handed to somebody stays theirs until they leave.
+    pub(crate) fn wake_all(&self, leads: bool) {
+        let mut queue = self.queue.lock().unwrap();
+        let woken = std::mem::take(&mut *queue);
+        self.followers.store(0, Ordering::SeqCst);
+        if leads {
+            self.lead.store(FREE, Ordering::SeqCst);
+        }
+        drop(queue);
+        woken.into_values().for_each(|place| place.waker.wake());
+    }
+
+    /// Decides who leads next, under the lock.
+    fn hand_on(&self, queue: &BTreeMap<u64, Place>) -> Option<Waker> {
+        let next = queue.iter().find(|(_, place)| place.can_lead);
+        self.lead.store(next.map_or(FREE, |(number, _)| *number), Ordering::SeqCst);
+        next.map(|(_, place)| place.waker.clone())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Somebody who waits.
+    #[derive(Default)]
+    struct Waiting {
+        ticket: Ticket,
+        bell: Arc<Bell>,
+    }
+
+    impl Waiting {
+        fn at(commit: &GroupCommit, up_to: i64, can_lead: bool) -> Waiting {
+            let mut waiting = Waiting::default();
+            waiting.wait(commit, up_to, can_lead);
+            waiting
+        }
+        fn wait(&mut self, commit: &GroupCommit, up_to: i64, can_lead: bool) {
+            commit.register(&mut self.ticket, Offset::new(up_to), &self.bell.clone().into(), can_lead);
+        }
+        fn rings(&self) -> usize {
+            self.bell.0.load(Ordering::SeqCst)
+        }
+    }
+
+    /// The covered are woken, one of the others leads next, and whoever comes before it has woken up is too late to.
+    #[test]
+    fn the_lead_is_handed_to_one_who_waits() {
+        let commit = GroupCommit::new();
+        assert!(commit.try_lead(&Ticket::default()));
+        let covered = [1, 2, 3].map(|at| Waiting::at(&commit, at, true));
+        let mut later = [4, 5].map(|at| Waiting::at(&commit, at, true));
+        assert!(later.iter().all(|other| !commit.try_lead(&other.ticket)), "somebody is at it");
+        assert!(!commit.done(Offset::new(3)));
+        assert_eq!(covered.map(|one| one.rings()), [1, 1, 1]);
+        assert_eq!(later.each_ref().map(Waiting::rings), [1, 0], "nobody is woken for nothing");
+
+        assert!(!commit.try_lead(&Ticket::default()), "it was handed to another");
+        assert!(!commit.may_lead(&later[1].ticket) && commit.may_lead(&later[0].ticket));
+        assert!(commit.try_lead(&later[0].ticket));
+        assert!(!commit.done(Offset::new(5)));
+        assert_eq!(later.each_ref().map(Waiting::rings), [2, 1]);
+        assert!(later.iter_mut().all(|one| !commit.leave(&mut one.ticket)));
+        assert!(commit.try_lead(&Ticket::default()), "nobody waits, so it is free");
+    }
+
+    /// Whoever goes away with the lead hands it on; those who cannot lead are never handed it, and are not forgotten.
+    #[test]
+    fn a_lead_that_is_given_back_is_handed_on() {
+        let commit = GroupCommit::new();
+        assert!(commit.try_lead(&Ticket::default()));
+        let mut future = Waiting::at(&commit, 9, false);
+        let mut threads = [9, 9].map(|at| Waiting::at(&commit, at, true));
+        assert!(!commit.done(Offset::new(1)));
+        assert_eq!(threads.each_ref().map(Waiting::rings), [1, 0]);
+        assert!(!commit.leave(&mut threads[0].ticket));
+        assert_eq!(threads[1].rings(), 1, "handed on");
+        assert!(commit.leave(&mut threads[1].ticket), "the future is left, and nobody leads");
+        assert_eq!(future.rings(), 0);
+        assert!(commit.try_lead(&Ticket::default()), "the background can");
+        assert!(commit.has_followers());
+        assert!(!commit.done(Offset::new(9)));
+        assert_eq!(future.rings(), 1);
+        assert!(!commit.has_followers());
+        assert!(!commit.leave(&mut future.ticket), "long gone: harmless");
+    }
+
+    /// A failure wakes everybody once, and leaves nobody with a lead that will not be used.
+    #[test]
+    fn a_failure_wakes_everybody() {
+        let commit = GroupCommit::new();
+        assert!(commit.try_lead(&Ticket::default()));
+        let mut all = [(1, true), (2, true), (3, false)].map(|(at, lead)| Waiting::at(&commit, at, lead));
+        assert!(!commit.done(Offset::ZERO));
+        assert!(commit.try_lead(&all[0].ticket));
+        commit.wake_all(true);
+        assert_eq!(all.each_ref().map(Waiting::rings), [2, 1, 1]);
+        assert!(commit.may_lead(&Ticket::default()));
+        // Woken while the lead was on its way to it: it still has it, and hands it on.
+        assert!(commit.try_lead(&Ticket::default()));
+        all[0].wait(&commit, 1, true);
+        all[1].wait(&commit, 2, true);
+        assert!(!commit.done(Offset::ZERO));
+        commit.wake_all(false);
+        assert!(!commit.try_lead(&Ticket::default()));
+        assert!(!commit.leave(&mut all[0].ticket));
+        assert!(commit.try_lead(&Ticket::default()));
+    }
+}
+
+/// What loom walks: waiters who append, wait and leave; whatever the order, each is covered by a sync that began after
+/// its append, and nobody sleeps for ever.
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicU64 as Counter;
+    use loom::thread;
+    use std::task::Wake;
+
+    struct Bell(loom::sync::Notify);
+
+    impl Wake for Bell {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.notify();
+        }
+    }
+
+    struct Log {
+        commit: GroupCommit,
+        appended: Counter,
+        synced: Counter,
+    }
+
+    impl Log {
+        fn new() -> Arc<Log> {
+            Arc::new(Log { commit: GroupCommit::new(), appended: Counter::new(0), synced: Counter::new(0) })
+        }
+
+        fn append_and_wait(&self) {
+            let up_to = self.appended.fetch_add(1, Ordering::SeqCst) + 1;
+            let bell = std::sync::Arc::new(Bell(loom::sync::Notify::new()));
+            let waker = Waker::from(bell.clone());
+            let mut ticket = Ticket::default();
+            let is_synced = || self.synced.load(Ordering::SeqCst) >= up_to;
+            while !is_synced() {
+                if self.commit.try_lead(&ticket) {
+                    self.synced.store(self.appended.load(Ordering::SeqCst), Ordering::SeqCst);
+                    self.commit.done(Offset::new(self.synced.load(Ordering::SeqCst) as i64));
+                    continue;
+                }
+                self.commit.register(&mut ticket, Offset::new(up_to as i64), &waker, true);
+                if is_synced() || self.commit.may_lead(&ticket) {
+                    continue;
+                }
+                bell.0.wait();
+            }
+            self.commit.leave(&mut ticket);
+        }
+    }
+
+    #[test]
+    fn everybody_is_covered() {
+        let mut bounded = loom::model::Builder::new();
+        bounded.preemption_bound = Some(3);
+        bounded.check(|| {
+            let log = Log::new();
+            let others: Vec<_> = (0..2)
+                .map(|_| {
+                    let log = log.clone();
+                    thread::spawn(move || log.append_and_wait())
+                })
+                .collect();
+            log.append_and_wait();
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!(log.synced.load(Ordering::SeqCst), 3);
+            assert!(log.commit.may_lead(&Ticket::default()), "the lead is free when nobody waits");
+        });
+    }
+
+    /// Somebody comes, is perhaps handed the lead, and goes away without using it.
+    #[test]
+    fn who_goes_away_strands_nobody() {
+        let mut bounded = loom::model::Builder::new();
+        bounded.preemption_bound = Some(3);
+        bounded.check(|| {
+            let log = Log::new();
+            let fickle = {
+                let log = log.clone();
+                thread::spawn(move || {
+                    let up_to = log.appended.fetch_add(1, Ordering::SeqCst) + 1;
+                    let mut ticket = Ticket::default();
+                    log.commit.register(&mut ticket, Offset::new(up_to as i64), Waker::noop(), true);
+                    log.commit.leave(&mut ticket);
+                })
+            };
+            let other = {
+                let log = log.clone();
+                thread::spawn(move || log.append_and_wait())
+            };
+            log.append_and_wait();
+            other.join().unwrap();
+            fickle.join().unwrap();
+            assert!(log.commit.may_lead(&Ticket::default()));
+        });
+    }
+}
