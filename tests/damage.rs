@@ -307,7 +307,7 @@ fn examine(dir: &Path, image: &Image, damage: &Damage) -> Outcome {
                 for at in (start..end).step_by(5) {
                     let mut reader = partition.reader(Offset::new(at));
                     let view = reader.read(&FetchBounds { bytes_max: 1, ..FetchBounds::default() }).unwrap();
-                    let header = *view.batches().next().unwrap().unwrap().header();
+                    let header = view.batches().next().unwrap().unwrap().header();
                     assert!(
                         header.base_offset.get() <= at && at < header.next_offset().get(),
                         "{tp} at {at}"

@@ -122,11 +122,11 @@ fn every_dumped_field_comes_out_the_same() {
         for batch in batches(&bytes) {
             let batch = batch.unwrap();
             let header = batch.header();
-            writeln!(ours, "{}", batch_line(header, position, batch.check_crc().is_ok())).unwrap();
+            writeln!(ours, "{}", batch_line(&header, position, batch.check_crc().is_ok())).unwrap();
             let mut scratch = Vec::new();
             for record in plain(&batch, &mut scratch).records() {
                 let record = record.unwrap();
-                ours += &record_line(header, &record);
+                ours += &record_line(&header, &record);
                 if header.is_control() {
                     let control = Control::of(&record).unwrap();
                     let (Control::Commit { coordinator_epoch } | Control::Abort { coordinator_epoch }) =
@@ -484,7 +484,7 @@ fn a_cut_batch_keeps_what_it_does_not_cut() {
             panic!("one is left")
         };
         assert_eq!(Header::parse(again).unwrap().delete_horizon(), horizon);
-        let empty = emptied(cut.header());
+        let empty = emptied(&cut.header());
         let empty = Batch::parse(&empty).unwrap();
         empty.check_crc().unwrap();
         assert_eq!((empty.records().count(), empty.header().next_offset()), (0, Offset::new(100)));

@@ -151,10 +151,10 @@ impl Dump {
             let valid = found.batch.check_crc().is_ok();
             damaged += u64::from(!valid);
             if out.json {
-                out.object(&batch_json(&source.name, header, found.position, valid))?;
+                out.object(&batch_json(&source.name, &header, found.position, valid))?;
             } else {
                 line.clear();
-                batch_line(header, found.position, valid, &mut line);
+                batch_line(&header, found.position, valid, &mut line);
                 out.line(&line)?;
             }
             // Records of a batch whose checksum is wrong are anybody's guess.
@@ -201,13 +201,13 @@ impl Dump {
                 Err(flaw) => return Ok(Err(flaw.to_string())),
             };
             if out.json {
-                match record_json(source, batch.header(), &record) {
+                match record_json(source, &batch.header(), &record) {
                     Ok(object) => out.object(&object)?,
                     Err(why) => return Ok(Err(why)),
                 }
             } else {
                 line.clear();
-                if let Err(why) = record_line(source, batch.header(), &record, &mut line) {
+                if let Err(why) = record_line(source, &batch.header(), &record, &mut line) {
                     return Ok(Err(why));
                 }
                 line.push(b'\n');

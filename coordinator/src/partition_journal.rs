@@ -139,7 +139,7 @@ impl PartitionJournal {
         plain: &mut Vec<u8>,
         each: &mut Each<'_>,
     ) -> Result<()> {
-        let header = *batch.header();
+        let header = batch.header();
         let base = header.base_offset;
         let flawed = |flaw: Flaw| {
             self.corrupt(format_args!("batch at offset {base}"), flaw.at, flaw.expected, flaw.found)

@@ -674,7 +674,7 @@ impl Cleaning {
             {
                 // Always of the group's first segment, which is the present one.
                 let batch = checked(&segment, &mapped, copy.prefix.start)?;
-                copy.append(batch.bytes(), batch.header())?;
+                copy.append(batch.bytes(), &batch.header())?;
                 copy.prefix.start += batch.bytes().len() as u32;
                 *budget = budget.saturating_sub(batch.bytes().len() as u64);
                 continue;
@@ -701,11 +701,11 @@ impl Cleaning {
                 (Ok(fate), Some(copy)) => {
                     copy.dropped = None;
                     match fate {
-                        Fate::Whole => copy.append(batch.bytes(), batch.header()),
+                        Fate::Whole => copy.append(batch.bytes(), &batch.header()),
                         Fate::Part(bytes) => copy.append_new(bytes),
                         Fate::Emptied(bytes) => copy.append_new(&bytes),
                         Fate::Dropped => {
-                            copy.dropped = Some(*batch.header());
+                            copy.dropped = Some(batch.header());
                             Ok(())
                         }
                     }
@@ -792,7 +792,7 @@ impl Cleaning {
         })?;
         match retained {
             Retained::Whole => Ok(Fate::Whole),
-            Retained::None if header.producer_id != -1 => Ok(Fate::Emptied(emptied(header))),
+            Retained::None if header.producer_id != -1 => Ok(Fate::Emptied(emptied(&header))),
             Retained::None => Ok(Fate::Dropped),
             Retained::Part(bytes) if bytes.len() as u64 <= header.size() as u64 + growth_max => {
                 Ok(Fate::Part(bytes))

@@ -12,10 +12,11 @@
 //!                      HANDED (to one place) ── leave ──▶ handed on, or FREE
 //! ```
 //!
-//! That is worth a factor of two. With a free lead, the first to be woken would sync again at once, for itself and for
-//! those who came during the last sync, while all others are still on their way: two half groups take turns. Until the
-//! one with the lead has woken up, the others have appended too, and one sync covers them all (measured with 16 waiting:
-//! 7.7 appends a sync before, see bench/README.md for now).
+//! With a free lead, the first to be woken would sync again at once, for itself and for those who came during the last
+//! sync, while all others are still on their way: two half groups take turns. For the same reason a leader first
+//! [`gather`](GroupCommit::gather)s: those whom the last sync covered were woken a moment ago, and those who will append
+//! again are about to (PostgreSQL's `commit_delay` is the same idea; here the group that is waited for is the last one,
+//! and nobody waits who was alone). bench/README.md has what either is worth.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -34,8 +35,11 @@ pub(crate) struct GroupCommit {
     /// Becomes [`LED`] by an exchange, and anything else only under the queue's lock.
     lead: AtomicU64,
     queue: Mutex<BTreeMap<u64, Place>>,
-    /// How many of the queue cannot lead. Changed under its lock.
+    /// How many are in the queue, and how many of them cannot lead. Changed under its lock.
+    waiting: AtomicUsize,
     followers: AtomicUsize,
+    /// How many the last sync was for, its leader among them.
+    last_group: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -47,13 +51,25 @@ struct Place {
 
 impl GroupCommit {
     pub(crate) fn new() -> Self {
-        GroupCommit { lead: AtomicU64::new(FREE), queue: Mutex::default(), followers: AtomicUsize::new(0) }
+        GroupCommit {
+            lead: AtomicU64::new(FREE),
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            followers: AtomicUsize::new(0),
+            last_group: AtomicUsize::new(0),
+        }
     }
 
     /// Takes the lead if it is free, or was handed to this place. [`done`](Self::done) must follow.
     pub(crate) fn try_lead(&self, ticket: &Ticket) -> bool {
         let take = |from| self.lead.compare_exchange(from, LED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        take(FREE) || ticket.number().is_some_and(take)
+        if take(FREE) {
+            return true;
+        }
+        let Some(number) = ticket.number().filter(|number| take(*number)) else { return false };
+        // It is awake, and will know by itself what the sync covers.
+        self.count(self.queue.lock().unwrap().remove(&number).as_ref(), -1);
+        true
     }
 
     /// Takes or renews a place among those who wait for a sync up to an offset. The caller must look again at what it
@@ -67,8 +83,20 @@ impl GroupCommit {
     }
 
     fn count(&self, place: Option<&Place>, by: isize) {
-        if place.is_some_and(|place| !place.can_lead) {
+        let Some(place) = place else { return };
+        self.waiting.fetch_add(by as usize, Ordering::Relaxed);
+        if !place.can_lead {
             self.followers.fetch_add(by as usize, Ordering::SeqCst);
+        }
+    }
+
+    /// Called with the lead, before a sync: lets those come along for whom the last one was, for as long as
+    /// `is_worth_it` says.
+    pub(crate) fn gather(&self, is_worth_it: impl Fn() -> bool) {
+        // The leader is one of them and has no place.
+        let expected = self.last_group.load(Ordering::Relaxed).saturating_sub(1);
+        while self.waiting.load(Ordering::Relaxed) < expected && is_worth_it() {
+            std::thread::yield_now();
         }
     }
 
@@ -114,6 +142,7 @@ impl GroupCommit {
             }
             waits
         });
+        self.last_group.store(covered.len() + 1, Ordering::Relaxed);
         let next = self.hand_on(&queue);
         let stranded = next.is_none() && !queue.is_empty();
         drop(queue);
@@ -127,6 +156,7 @@ impl GroupCommit {
     pub(crate) fn wake_all(&self, leads: bool) {
         let mut queue = self.queue.lock().unwrap();
         let woken = std::mem::take(&mut *queue);
+        self.waiting.store(0, Ordering::Relaxed);
         self.followers.store(0, Ordering::SeqCst);
         if leads {
             self.lead.store(FREE, Ordering::SeqCst);
@@ -196,9 +226,37 @@ mod tests {
         assert!(!commit.may_lead(&later[1].ticket) && commit.may_lead(&later[0].ticket));
         assert!(commit.try_lead(&later[0].ticket));
         assert!(!commit.done(Offset::new(5)));
-        assert_eq!(later.each_ref().map(Waiting::rings), [2, 1]);
+        assert_eq!(later.each_ref().map(Waiting::rings), [1, 1], "who leads is awake");
         assert!(later.iter_mut().all(|one| !commit.leave(&mut one.ticket)));
         assert!(commit.try_lead(&Ticket::default()), "nobody waits, so it is free");
+    }
+
+    /// A leader waits for as many as the last sync was for, and no longer than it is told; who was alone waits for nobody.
+    #[test]
+    fn a_leader_gathers_those_of_the_last_sync() {
+        let commit = GroupCommit::new();
+        let gathers = || {
+            let looks = std::cell::Cell::new(0);
+            commit.gather(|| looks.replace(looks.get() + 1) < 3);
+            looks.get()
+        };
+        assert!(commit.try_lead(&Ticket::default()));
+        assert_eq!(gathers(), 0);
+        let mut others = [1, 1].map(|at| Waiting::at(&commit, at, true));
+        assert!(!commit.done(Offset::new(1)));
+
+        assert!(commit.try_lead(&Ticket::default()));
+        assert_eq!(gathers(), 4, "nobody comes");
+        others[0].wait(&commit, 2, true);
+        assert_eq!(gathers(), 4, "one is still on its way");
+        others[1].wait(&commit, 3, true);
+        assert_eq!(gathers(), 0, "all are here");
+        assert!(!commit.done(Offset::new(2)));
+        assert!(commit.try_lead(&others[1].ticket));
+        assert_eq!(gathers(), 4, "two were covered, and the leader has no place");
+        assert!(!commit.done(Offset::new(3)));
+        assert!(commit.try_lead(&Ticket::default()));
+        assert_eq!(gathers(), 0, "who was alone waits for nobody");
     }
 
     /// Whoever goes away with the lead hands it on; those who cannot lead are never handed it, and are not forgotten.
@@ -231,7 +289,7 @@ mod tests {
         assert!(!commit.done(Offset::ZERO));
         assert!(commit.try_lead(&all[0].ticket));
         commit.wake_all(true);
-        assert_eq!(all.each_ref().map(Waiting::rings), [2, 1, 1]);
+        assert_eq!(all.each_ref().map(Waiting::rings), [1, 1, 1]);
         assert!(commit.may_lead(&Ticket::default()));
         // Woken while the lead was on its way to it: it still has it, and hands it on.
         assert!(commit.try_lead(&Ticket::default()));

@@ -219,7 +219,7 @@ mod tests {
         let mut indexes = Indexes::new(interval);
         for batch in batches(log) {
             let position = indexes.covered();
-            indexes.note(base, batch.unwrap().header(), position);
+            indexes.note(base, &batch.unwrap().header(), position);
         }
         indexes
     }

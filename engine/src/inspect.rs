@@ -929,7 +929,7 @@ impl<'d> Verifier<'d> {
             |next: Offset| !job.is_last || self.known.clean || !self.known.is_ours || next < recovery_point;
         let mut flaw_at = None;
         while let Some(Found { position, batch }) = batches.next()? {
-            let header = *batch.header();
+            let header = batch.header();
             let wrong = match batch.check_crc() {
                 Err(flaw) => Some((flaw.expected.into_owned(), flaw.found)),
                 Ok(()) if header.base_offset < next => {

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     /// When the background next lets go of mappings that nobody has.
     unmap_at: Mutex<Option<Moment>>,
     pub(crate) cleaner: Mutex<Cleaner>,
+    /// How long a sync that somebody waited for took last, in ns.
+    sync_nanos: AtomicU64,
     boot: u64,
 }
 
@@ -280,6 +282,7 @@ impl Log {
             retention_at: Mutex::new(None),
             unmap_at: Mutex::new(None),
             cleaner: Mutex::default(),
+            sync_nanos: AtomicU64::new(0),
             boot,
         });
         let mut topics = BTreeMap::new();
@@ -814,6 +817,15 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// How long a sync takes here: the last one that somebody waited for.
+    pub(crate) fn sync_time(&self) -> Duration {
+        Duration::from_nanos(self.sync_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn note_sync_time(&self, took: Duration) {
+        self.sync_nanos.store(took.as_nanos().min(u64::MAX.into()) as u64, Ordering::Relaxed);
     }
 
     fn unregister(&self, core: &Arc<Core>) {

@@ -747,17 +747,33 @@ impl Core {
     /// Syncs what is published, if nobody else is at it or about to be (`None`). `Some(true)` if more is synced than
     /// before.
     pub(crate) fn lead_sync(&self) -> Result<Option<bool>> {
-        self.lead_sync_as(&Ticket::default())
+        self.check_poison()?;
+        if !self.commit.try_lead(&Ticket::default()) {
+            return Ok(None);
+        }
+        self.sync_as_leader()
     }
 
-    /// The same, by one who waits and to whom the lead may have been handed.
+    /// The same, by one of those who wait, to whom the lead may have been handed. It may take half a sync longer to
+    /// take the others along.
     fn lead_sync_as(&self, ticket: &Ticket) -> Result<Option<bool>> {
         self.check_poison()?;
         if !self.commit.try_lead(ticket) {
             return Ok(None);
         }
+        let clock = &*self.log.env.clock;
+        let begun = clock.now();
+        let patience = (self.log.sync_time() / 2).min(PATIENCE_MAX);
+        self.commit.gather(|| clock.now().since(begun) < patience);
+        self.sync_as_leader()
+    }
+
+    fn sync_as_leader(&self) -> Result<Option<bool>> {
         self.sync_wanted.store(false, Ordering::SeqCst);
+        let clock = &*self.log.env.clock;
+        let begun = clock.now();
         let result = self.sync_now(|file, _| file.sync());
+        self.log.note_sync_time(clock.now().since(begun));
         self.after_sync(result)
     }
 
@@ -1092,7 +1108,7 @@ impl Core {
             while at < end.bytes() {
                 let corrupt = |flaw: crate::batch::Flaw| segment.corrupt(at as u64 + flaw.at as u64, &flaw);
                 let batch = Batch::parse(&bytes[at as usize..]).map_err(corrupt)?;
-                let header = *batch.header();
+                let header = batch.header();
                 if header.max_timestamp >= time && !header.is_control() {
                     if !segment.is_verified(at, at + header.size() as u32) {
                         batch.check_crc().map_err(corrupt)?;
@@ -1121,7 +1137,7 @@ impl Core {
         let max = self.log.config.decompressed_bytes_max as usize;
         let corrupt = |flaw: crate::batch::Flaw| segment.corrupt(at as u64 + flaw.at as u64, &flaw);
         let plain = if batch.header().is_compressed() {
-            decompress(batch, scratch, max).map_err(|e| self.codec_error(e, batch.header(), segment, at))?;
+            decompress(batch, scratch, max).map_err(|e| self.codec_error(e, &batch.header(), segment, at))?;
             Batch::parse(scratch).map_err(corrupt)?
         } else {
             *batch
@@ -1248,6 +1264,9 @@ fn append_rules(config: &TopicConfig) -> u64 {
         | if stamped { STAMPED } else { 0 }
         | if config.is_compacted() { KEYED } else { 0 }
 }
+
+/// A leader waits at most this long for others to come along, however slow the disk.
+const PATIENCE_MAX: Duration = Duration::from_millis(1);
 
 /// More sealed segments than this may not wait for their sync.
 const SEALING_MAX: usize = 4;

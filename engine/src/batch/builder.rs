@@ -282,20 +282,20 @@ impl BatchBuilder {
     pub fn finish(&mut self) -> Result<ValidBatch<'_>> {
         valid::refuse_by_name(&self.header)?;
         let keyless = self.keyless;
-        let (header, head, body) = self.seal()?;
-        Ok(ValidBatch::trusted(header, head, body, keyless))
+        let (head, body) = self.seal()?;
+        Ok(ValidBatch::trusted(head, body, keyless))
     }
 
     /// The same as bytes behind those that `into` holds, whatever the setters made it: for files of one's own, and
     /// for tests.
     pub fn encode_into(&mut self, into: &mut Vec<u8>) -> Result<()> {
-        let (_, head, body) = self.seal()?;
+        let (head, body) = self.seal()?;
         into.extend_from_slice(&head);
         into.extend_from_slice(body);
         Ok(())
     }
 
-    fn seal(&mut self) -> Result<(Header, [u8; HEADER_BYTES], &[u8])> {
+    fn seal(&mut self) -> Result<([u8; HEADER_BYTES], &[u8])> {
         if self.is_empty() {
             return Err(Error::invalid(
                 "batch",
@@ -309,7 +309,7 @@ impl BatchBuilder {
         let body = self.packer.pack(&self.plain[..self.used])?;
         header.last_offset_delta = header.record_count - 1;
         let head = header.seal(body);
-        Ok((header, head, body))
+        Ok((head, body))
     }
 }
 

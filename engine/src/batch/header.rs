@@ -241,12 +241,30 @@ impl Header {
     /// Reads the header that `bytes` begin with, and checks what can be checked without the records: that the magic
     /// is 2, that lengths and counts are not negative and fit one another. The checksum is
     /// [`Batch::check_crc`](super::Batch::check_crc)'s.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &[u8]) -> Result<Header, Flaw> {
         let Some(b) = bytes.first_chunk::<HEADER_BYTES>() else {
             return Err(Flaw::new(0, "a batch header of 61 bytes", format_args!("{} bytes", bytes.len())));
         };
-        let header = Header {
+        let header = Header::read(b);
+        let body = header.batch_length as i64 - (HEADER_BYTES - LENGTH_FROM) as i64;
+        let records = header.record_count as i64;
+        let sane = b[16] == 2
+            && body >= 0
+            && header.batch_length <= i32::MAX - LENGTH_FROM as i32
+            && header.base_offset.get() >= 0
+            && header.last_offset_delta >= 0
+            && header.base_offset.get() < i64::MAX - header.last_offset_delta as i64
+            && records >= 0
+            && records <= header.last_offset_delta as i64 + 1
+            && (header.attributes.is_compressed() || records * RECORD_BYTES_MIN as i64 <= body);
+        if sane { Ok(header) } else { Err(Header::read(b).flaw(b[16])) }
+    }
+
+    /// The numbers, whatever they are.
+    #[inline(always)]
+    pub(crate) fn read(b: &[u8; HEADER_BYTES]) -> Header {
+        Header {
             base_offset: Offset::new(i64::from_be_bytes(array(b, 0))),
             batch_length: i32::from_be_bytes(array(b, 8)),
             partition_leader_epoch: i32::from_be_bytes(array(b, 12)),
@@ -259,19 +277,7 @@ impl Header {
             producer_epoch: i16::from_be_bytes(array(b, 51)),
             base_sequence: i32::from_be_bytes(array(b, 53)),
             record_count: i32::from_be_bytes(array(b, 57)),
-        };
-        let body = header.batch_length as i64 - (HEADER_BYTES - LENGTH_FROM) as i64;
-        let records = header.record_count as i64;
-        let sane = b[16] == 2
-            && body >= 0
-            && header.batch_length <= i32::MAX - LENGTH_FROM as i32
-            && header.base_offset.get() >= 0
-            && header.last_offset_delta >= 0
-            && header.base_offset.get() < i64::MAX - header.last_offset_delta as i64
-            && records >= 0
-            && records <= header.last_offset_delta as i64 + 1
-            && (header.attributes.is_compressed() || records * RECORD_BYTES_MIN as i64 <= body);
-        if sane { Ok(header) } else { Err(header.flaw(b[16])) }
+        }
     }
 
     /// Which of the checks failed. The length comes first, so that a tail of zeros is named for what it is.

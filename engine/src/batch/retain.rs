@@ -116,7 +116,7 @@ pub fn retain<'s>(
     }
 
     let horizon = new_horizon.or(original.delete_horizon());
-    let mut header = *original;
+    let mut header = original;
     header.record_count = count as i32;
     header.attributes = header.attributes.with_delete_horizon(horizon.is_some());
     encode(source.records(), kept, horizon, &mut header, plain)?;

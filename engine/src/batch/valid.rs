@@ -26,7 +26,6 @@ use crate::types::{Offset, Timestamp};
 /// ```
 #[derive(Clone, Debug)]
 pub struct ValidBatch<'a> {
-    header: Header,
     head: [u8; HEADER_BYTES],
     body: &'a [u8],
     /// There is a record without a key, which a compacted topic refuses.
@@ -34,8 +33,9 @@ pub struct ValidBatch<'a> {
 }
 
 impl<'a> ValidBatch<'a> {
-    pub(crate) fn trusted(header: Header, head: [u8; HEADER_BYTES], body: &'a [u8], keyless: bool) -> Self {
-        ValidBatch { header, head, body, keyless }
+    #[inline]
+    pub(crate) fn trusted(head: [u8; HEADER_BYTES], body: &'a [u8], keyless: bool) -> Self {
+        ValidBatch { head, body, keyless }
     }
 
     /// Checks bytes that somebody else made: exactly one whole batch, checksum right, every record and header
@@ -75,7 +75,7 @@ impl<'a> ValidBatch<'a> {
         }
         batch.check_crc().map_err(invalid)?;
         let header = batch.header();
-        refuse_by_name(header)?;
+        refuse_by_name(&header)?;
         if header.timestamp_type() == TimestampType::LogAppendTime {
             return Err(invalid(Flaw::new(
                 CRC_FROM,
@@ -89,7 +89,7 @@ impl<'a> ValidBatch<'a> {
             return Err(invalid(Flaw::new(57, expected, header.record_count)));
         }
         let keyless = match header.codec().map_err(invalid)? {
-            Codec::None => check_records(header, batch.records()).map_err(invalid)?,
+            Codec::None => check_records(&header, batch.records()).map_err(invalid)?,
             _ => {
                 codec::decompress(&batch, scratch, max_decompressed).map_err(|e| match e {
                     CodecError::Flaw(flaw) => invalid(flaw),
@@ -102,17 +102,17 @@ impl<'a> ValidBatch<'a> {
                     ),
                 })?;
                 let image = Batch::parse(scratch).map_err(invalid)?;
-                check_records(header, image.records()).map_err(invalid)?
+                check_records(&header, image.records()).map_err(invalid)?
             }
         };
         let head = *bytes.first_chunk().expect("a whole batch has a header");
-        Ok(ValidBatch { header: *header, head, body: batch.body(), keyless })
+        Ok(ValidBatch { head, body: batch.body(), keyless })
     }
 
     /// Its header.
     #[inline]
-    pub fn header(&self) -> &Header {
-        &self.header
+    pub fn header(&self) -> Header {
+        Header::read(&self.head)
     }
 
     /// All bytes of it.
@@ -148,9 +148,10 @@ impl<'a> ValidBatch<'a> {
     /// Stamped by the log: every record's time is `now`. The checksum is made anew, the records are untouched.
     #[must_use]
     pub fn log_append_time(mut self, now: Timestamp) -> ValidBatch<'a> {
-        self.header.attributes = self.header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
-        self.header.max_timestamp = now;
-        self.head = self.header.seal(self.body);
+        let mut header = self.header();
+        header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
+        header.max_timestamp = now;
+        self.head = header.seal(self.body);
         self
     }
 }

@@ -202,7 +202,7 @@ fn image(batch: &Batch<'_>, into: &mut Vec<u8>, max: usize) -> Result<(), Stop> 
     if max < HEADER_BYTES {
         return Err(Stop::TooLarge);
     }
-    let mut header = *batch.header();
+    let mut header = batch.header();
     let codec =
         header.codec().map_err(|flaw| Stop::Flaw { expected: "a codec id of 0 to 4", found: flaw.found })?;
     into.extend_from_slice(&batch.bytes()[..HEADER_BYTES]);
