@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -126,6 +126,8 @@ pub(crate) struct Core {
     pub(crate) list: Slot<List>,
     pub(crate) active: Slot<Active>,
     pub(crate) admin: Mutex<Admin>,
+    /// How long the queue of the sealing is: raised before the next segment can be found, lowered when one has left.
+    sealing: AtomicUsize,
     /// Who takes segments out of the list, or puts others in their place, holds it until the files are gone too. Taken
     /// before `admin`.
     pub(crate) removal: Mutex<()>,
@@ -234,18 +236,18 @@ impl Partition {
     /// [`Error::Invalid`] for a batch larger than `max.message.bytes` or `segment.bytes`, [`Error::NoRoom`] when the
     /// disk is full (reads go on, and so do writes once there is room), [`Error::Poisoned`] after a failed sync.
     pub fn append(&self, batch: &ValidBatch<'_>) -> Result<Appended> {
-        let appended = self.append_waiting(batch)?;
-        if self.0.look_durable(appended.next_offset, Durability::Written).is_pending() {
+        let (appended, is_written) = match self.put(batch) {
+            Err(Error::Busy { .. }) => (self.append_waiting(batch)?, false),
+            other => other?,
+        };
+        if !is_written {
             self.wait_for(appended.next_offset, Durability::Written)?;
         }
         Ok(appended)
     }
 
+    #[cold]
     fn append_waiting(&self, batch: &ValidBatch<'_>) -> Result<Appended> {
-        match self.try_append(batch) {
-            Err(Error::Busy { .. }) => {}
-            other => return other,
-        }
         let mut ticket = Ticket::default();
         let result = block_on(None, |context| {
             self.0.written.register(&mut ticket, context.waker());
@@ -264,6 +266,11 @@ impl Partition {
     /// # Errors
     /// [`Error::Busy`] where `append` would wait: register with [`poll_room`](Self::poll_room) and try again.
     pub fn try_append(&self, batch: &ValidBatch<'_>) -> Result<Appended> {
+        self.put(batch).map(|(appended, _)| appended)
+    }
+
+    /// The same, and whether it is known to be `Written` already, which it is unless another copy before it goes on.
+    fn put(&self, batch: &ValidBatch<'_>) -> Result<(Appended, bool)> {
         let core = &self.0;
         core.check_writable()?;
         let rules = core.rules.load(Ordering::Acquire);
@@ -293,7 +300,10 @@ impl Partition {
                     if active.passes_low_water(end) {
                         core.log.wake_background();
                     }
-                    return Ok(Appended { base_offset, next_offset, log_append_time: stamp });
+                    // Segments before this one are through once they have left the queue of the sealing.
+                    let is_written = core.sealing.load(Ordering::Acquire) == 0
+                        && active.segment.written.get().bytes() >= end;
+                    return Ok((Appended { base_offset, next_offset, log_append_time: stamp }, is_written));
                 }
                 Err(Refusal::NeedsRoom { end }) => core.grow(&active, end)?,
                 Err(Refusal::SegmentFull) => core.roll(&active)?,
@@ -522,6 +532,7 @@ impl Core {
             list: Slot::new(epochs, Some(Arc::new(List(segments)))),
             active: Slot::new(epochs, None),
             admin: Mutex::new(Admin { cleaned_to, ..Admin::default() }),
+            sealing: AtomicUsize::new(0),
             removal: Mutex::new(()),
             log_start: AtomicI64::new(log_start.get()),
             leader_epoch: AtomicI32::new(epoch),
@@ -881,6 +892,7 @@ impl Core {
         segment.unmap();
         let mut admin = self.admin.lock().unwrap();
         admin.sealing.retain(|other| !Arc::ptr_eq(other, active));
+        self.sealing.store(admin.sealing.len(), Ordering::Release);
         Ok(())
     }
 
@@ -979,6 +991,7 @@ impl Core {
             }
             full.segment.seal(end);
             admin.sealing.push_back(full.clone());
+            self.sealing.store(admin.sealing.len(), Ordering::Release);
             let config = self.config();
             let begun = self.begin_segment(&mut admin, &self.list(), full.segment.offset(end), &config);
             if begun.is_err() {
@@ -1455,15 +1468,14 @@ impl Reader {
 fn walk(segment: &Segment, bytes: &[u8], start: u32, bounds: &FetchBounds) -> Result<(usize, Offset)> {
     let (mut at, mut records, mut next) = (0, 0u64, segment.base);
     while at < bytes.len() {
-        let header = Header::parse(&bytes[at..])
+        let (size, count, behind) = Header::span(&bytes[at..])
             .map_err(|flaw| segment.corrupt(start as u64 + (at + flaw.at) as u64, &flaw))?;
-        if at > 0 && (at + header.size() > bounds.bytes_max as usize || records >= bounds.records_max as u64)
-        {
+        if at > 0 && (at + size > bounds.bytes_max as usize || records >= bounds.records_max as u64) {
             break;
         }
-        at += header.size();
-        records += header.record_count.max(0) as u64;
-        next = header.last_offset() + 1;
+        at += size;
+        records += count as u64;
+        next = behind;
     }
     if at > bytes.len() {
         let flaw =

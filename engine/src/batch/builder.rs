@@ -27,9 +27,10 @@ use crate::types::{Offset, Timestamp};
 #[derive(Debug)]
 pub struct BatchBuilder {
     packer: Packer,
-    /// The encoded records, and zeroed room for more: a record is encoded in place, into exactly its slice.
+    /// Room for the header, the encoded records, and zeroed room for more: a record is encoded in place, into exactly
+    /// its slice. The header stands in front so that one call checksums a batch that is not compressed.
     plain: Vec<u8>,
-    /// How much of it is records.
+    /// How much of it is header and records.
     used: usize,
     /// The largest timestamp so far, the first one, how many there are, and what the setters set.
     header: Header,
@@ -56,18 +57,16 @@ const FRESH: Header = Header {
 impl BatchBuilder {
     /// A builder for batches compressed with `codec`. [`finish`](Self::finish) fails if this build leaves it out.
     pub fn new(codec: Codec) -> Self {
-        BatchBuilder { packer: Packer::new(codec), plain: Vec::new(), used: 0, header: FRESH, keyless: false }
+        Self::with_packer(Packer::new(codec))
     }
 
     /// The same with a compression level: 1 to 9 for gzip, −131072 to 22 for zstd. The other codecs have none.
     pub fn with_level(codec: Codec, level: i32) -> Result<Self> {
-        Ok(BatchBuilder {
-            packer: Packer::with_level(codec, level)?,
-            plain: Vec::new(),
-            used: 0,
-            header: FRESH,
-            keyless: false,
-        })
+        Packer::with_level(codec, level).map(Self::with_packer)
+    }
+
+    fn with_packer(packer: Packer) -> Self {
+        BatchBuilder { packer, plain: Vec::new(), used: HEADER_BYTES, header: FRESH, keyless: false }
     }
 
     /// How the batches are compressed.
@@ -160,7 +159,7 @@ impl BatchBuilder {
     ) -> Result<usize> {
         let offset_delta = self.header.record_count;
         let len = record_len(timestamp_delta, offset_delta, key, value, headers);
-        if timestamp < Timestamp::NONE || len > BATCH_BODY_MAX.saturating_sub(self.used) {
+        if timestamp < Timestamp::NONE || len > BATCH_BODY_MAX.saturating_sub(self.body_bytes()) {
             return Err(self.refuse(timestamp, len));
         }
         let end = self.used + varint::len(len as i64) + len;
@@ -184,6 +183,10 @@ impl BatchBuilder {
         Ok(end)
     }
 
+    fn body_bytes(&self) -> usize {
+        self.used - HEADER_BYTES
+    }
+
     #[cold]
     fn refuse(&self, timestamp: Timestamp, len: usize) -> Error {
         if timestamp < Timestamp::NONE {
@@ -197,7 +200,7 @@ impl BatchBuilder {
         Error::invalid(
             "record",
             format!("a batch of at most {BATCH_BODY_MAX} bytes of records"),
-            format_args!("{} bytes and a record of {len}", self.used),
+            format_args!("{} bytes and a record of {len}", self.body_bytes()),
             "finish the batch before, or make the record smaller",
         )
     }
@@ -229,12 +232,12 @@ impl BatchBuilder {
 
     /// Bytes of the batch if it were finished now, header included, before compression.
     pub fn estimated_bytes(&self) -> usize {
-        HEADER_BYTES + self.used
+        self.used
     }
 
     /// Forgets the records, keeps the buffers, the codec and what the setters set.
     pub fn clear(&mut self) {
-        self.used = 0;
+        self.used = HEADER_BYTES;
         self.keyless = false;
         let set = self.header;
         self.header = Header {
@@ -304,12 +307,15 @@ impl BatchBuilder {
                 "append records before finishing",
             ));
         }
-        let mut header = self.header;
-        header.attributes = header.attributes.with_codec(self.packer.codec());
-        let body = self.packer.pack(&self.plain[..self.used])?;
+        let header = &mut self.header;
         header.last_offset_delta = header.record_count - 1;
-        let head = header.seal(body);
-        Ok((head, body))
+        if self.packer.codec() == Codec::None {
+            let head = header.seal_in_place(&mut self.plain[..self.used]);
+            return Ok((head, &self.plain[HEADER_BYTES..self.used]));
+        }
+        header.attributes = header.attributes.with_codec(self.packer.codec());
+        let body = self.packer.pack(&self.plain[HEADER_BYTES..self.used])?;
+        Ok((header.seal(body), body))
     }
 }
 

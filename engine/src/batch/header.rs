@@ -280,6 +280,23 @@ impl Header {
         }
     }
 
+    /// The size of the batch that `bytes` begin with, how many records it says it has, and the offset behind it: for
+    /// finding where batches end. Whoever looks inside checks the header whole.
+    #[inline]
+    pub(crate) fn span(bytes: &[u8]) -> Result<(usize, u32, Offset), Flaw> {
+        let header = match bytes.first_chunk::<HEADER_BYTES>() {
+            Some(b) if b[16] == 2 => Header::read(b),
+            _ => Header::parse(bytes)?,
+        };
+        let least = (HEADER_BYTES - LENGTH_FROM) as i32;
+        let possible = least..=i32::MAX - LENGTH_FROM as i32;
+        if !possible.contains(&header.batch_length) || header.base_offset.get() < 0 {
+            return Header::parse(bytes).map(|header| (header.size(), 0, header.next_offset()));
+        }
+        let next = header.base_offset.get().saturating_add(header.last_offset_delta.max(0) as i64 + 1);
+        Ok((header.size(), header.record_count.max(0) as u32, Offset::new(next)))
+    }
+
     /// Which of the checks failed. The length comes first, so that a tail of zeros is named for what it is.
     #[cold]
     fn flaw(&self, magic: u8) -> Flaw {
@@ -350,6 +367,15 @@ impl Header {
         self.crc = crc32c::crc32c_append(crc32c::crc32c(&head[CRC_FROM..]), body);
         head[17..21].copy_from_slice(&self.crc.to_be_bytes());
         head
+    }
+
+    /// The same for a body that stands behind room for its header: one checksum over both.
+    pub(crate) fn seal_in_place(&mut self, batch: &mut [u8]) -> [u8; HEADER_BYTES] {
+        self.batch_length = (batch.len() - LENGTH_FROM) as i32;
+        batch[..HEADER_BYTES].copy_from_slice(&self.encode());
+        self.crc = crc32c::crc32c(&batch[CRC_FROM..]);
+        batch[17..21].copy_from_slice(&self.crc.to_be_bytes());
+        *batch.first_chunk().expect("the header was just put there")
     }
 
     /// All bytes of the batch, this header included. At least 61.

@@ -332,10 +332,10 @@ impl<'a> Records<'a> {
         Header::parse(self.batch).expect("a batch has a header")
     }
 
-    /// Whether the last record ended where the batch ends. Said once.
+    /// The last record did not end where the batch ends. Said once.
     #[cold]
     fn end(&mut self) -> Option<Flaw> {
-        if std::mem::replace(&mut self.done, true) || self.rest.is_empty() {
+        if std::mem::replace(&mut self.done, true) {
             return None;
         }
         let expected = format!("the end of the batch after {} records", self.said().record_count);
@@ -382,7 +382,7 @@ impl<'a> Iterator for Records<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
-            return self.end().map(Err);
+            return if self.rest.is_empty() { None } else { self.end().map(Err) };
         }
         match self.frame.take(&mut self.rest) {
             Ok(record) => {
