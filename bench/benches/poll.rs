@@ -8,7 +8,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use girok_bench::engine::{Bench, build};
+use girok::{Girok, TopicConfig, TopicPartition};
+use girok_bench::engine::{Bench, build, read_all};
 use girok_bench::limits::{self, Records, Walked};
 use girok_bench::payload::Kind;
 use girok_bench::place::{self, sized};
@@ -30,8 +31,64 @@ fn main() {
         }
         bench.drop_partition(filled.partition);
     }
+    for (key, value, per_batch) in [(16, 84, 64), (16, 1008, 64)] {
+        consumer(&mut ratios, &Records::new(Kind::Random, key, value, per_batch));
+    }
     criterion.final_summary();
     println!("\n{}", ratios.table());
+}
+
+/// The same through the facade: a consumer with Kafka's defaults (500 records a poll), from the beginning to the end.
+fn consumer(ratios: &mut Ratios, records: &Records) {
+    let dir = place::directory();
+    let girok = Girok::open(dir.path()).expect("a directory");
+    let config = TopicConfig { durability: Durability::Written, ..TopicConfig::default() };
+    girok.admin().create_topic("bench", 1, config).expect("a topic");
+    let tp = TopicPartition::new("bench", 0);
+    let partition = girok.log().partition(&tp).expect("a partition");
+    let batches = sized(64 << 20, 1 << 20) / records.payload_bytes();
+    let mut builder = BatchBuilder::new(Codec::None);
+    for batch in 0..batches {
+        partition.append(&build(&mut builder, records, batch)).expect("an append");
+    }
+    let expected = records.expected(batches);
+    let all = read_all(&partition);
+    assert_eq!(limits::walk(&all), expected, "the hand-written loop reads what was written");
+    let mut consumer = girok.consumer().build().expect("a consumer");
+    consumer.assign(std::slice::from_ref(&tp)).expect("an assignment");
+    let mut poll = || {
+        consumer.seek_to_beginning(&[]).expect("the beginning");
+        let mut walked = Walked::default();
+        loop {
+            let records = consumer.poll_now().expect("a poll");
+            if records.is_empty() {
+                return walked;
+            }
+            for record in &records {
+                walked.add(record.key().expect("a key"), record.value().expect("a value"));
+            }
+        }
+    };
+    let size = records.payload_bytes() / records.per_batch();
+    ratios.compare(
+        &format!("Consumer::poll {size} B × {}", records.per_batch()),
+        "M records/s",
+        Some(0.7),
+        21,
+        |_| speed(expected, || limits::walk(black_box(&all))),
+        |_| speed(expected, &mut poll),
+    );
+}
+
+/// Millions of records a second that `read` reads, which must be those expected every time.
+fn speed(expected: Walked, mut read: impl FnMut() -> Walked) -> f64 {
+    let started = Instant::now();
+    let mut times = 0;
+    while times == 0 || started.elapsed() < Duration::from_millis(sized(100, 1)) {
+        assert_eq!(read(), expected);
+        times += 1;
+    }
+    (times * expected.records) as f64 / started.elapsed().as_secs_f64() / 1e6
 }
 
 /// A partition with records in it, and its file once more for the hand-written loop.
@@ -97,20 +154,10 @@ impl Filled {
                 "M records/s",
                 Some(0.7),
                 21,
-                |_| self.speed(|| limits::walk(black_box(self.slice()))),
-                |_| self.speed(|| self.poll(bytes_max)),
+                |_| speed(self.expected, || limits::walk(black_box(self.slice()))),
+                |_| speed(self.expected, || self.poll(bytes_max)),
             );
         }
-    }
-
-    fn speed(&self, mut read: impl FnMut() -> Walked) -> f64 {
-        let started = Instant::now();
-        let mut times = 0;
-        while times == 0 || started.elapsed() < Duration::from_millis(sized(100, 1)) {
-            assert_eq!(read(), self.expected);
-            times += 1;
-        }
-        (times * self.expected.records) as f64 / started.elapsed().as_secs_f64() / 1e6
     }
 
     fn singly(&self, criterion: &mut Criterion) {

@@ -161,21 +161,19 @@ impl fmt::Debug for Iter<'_> {
     }
 }
 
-impl<'a> Iter<'a> {
-    /// On to the next batch that is not a control batch.
-    #[inline(never)]
-    fn next_batch(&mut self) -> bool {
-        // What is here was walked before it was handed out, so a flaw would be ours; it ends the iteration.
-        while let Ok(batch) = Batch::parse(self.rest) {
-            self.rest = &self.rest[batch.bytes().len()..];
-            if !batch.header().is_control() {
-                self.batch = Some(batch.records());
-                return true;
-            }
+/// The records of the next batch that is not a control batch, and what is behind it. A function of bytes and not a method:
+/// an iterator whose address nobody takes stays in registers.
+#[inline(never)]
+fn next_batch(mut rest: &[u8]) -> Option<(batch::Records<'_>, &[u8])> {
+    // What is here was walked before it was handed out, so a flaw would be ours; it ends the iteration.
+    while let Ok(batch) = Batch::parse(rest) {
+        rest = &rest[batch.bytes().len()..];
+        if !batch.header().is_control() {
+            return Some((batch.records(), rest));
         }
-        debug_assert!(self.rest.is_empty(), "a batch that was walked does not parse");
-        false
     }
+    debug_assert!(rest.is_empty(), "a batch that was walked does not parse");
+    None
 }
 
 impl<'a> Iterator for Iter<'a> {
@@ -188,8 +186,7 @@ impl<'a> Iterator for Iter<'a> {
         }
         loop {
             if let Some(batch) = &mut self.batch {
-                for record in batch.by_ref() {
-                    let Ok(inner) = record else { break };
+                while let Some(Ok(inner)) = batch.next() {
                     // Before: part of a batch that begins earlier. (After cannot be: `left` is counted.)
                     if inner.offset() >= self.records.from {
                         self.left -= 1;
@@ -197,10 +194,11 @@ impl<'a> Iterator for Iter<'a> {
                     }
                 }
             }
-            if !self.next_batch() {
+            let Some((batch, rest)) = next_batch(self.rest) else {
                 self.left = 0;
                 return None;
-            }
+            };
+            (self.batch, self.rest) = (Some(batch), rest);
         }
     }
 
