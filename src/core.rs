@@ -14,7 +14,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use girok_engine::wait::{Ticket, Waiters, block_on};
-use girok_engine::{Log, Moment, Offset, Partition, TopicConfig, TopicPartition};
+use girok_engine::{Log, Moment, Offset, Partition, TopicConfig, TopicDescription, TopicPartition};
 
 use crate::consumer::Sleeper;
 use crate::error::{Error, Result, do_all};
@@ -215,10 +215,10 @@ impl Core {
         self.topics_epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// How many partitions a topic has; it is made now if topics are made at first use.
-    pub(crate) fn partitions_of(&self, topic: &str) -> Result<i32> {
+    /// A topic, described; it is made now if topics are made at first use.
+    pub(crate) fn topic(&self, topic: &str) -> Result<TopicDescription> {
         match self.log.topic(topic) {
-            Ok(found) => Ok(found.partitions),
+            Ok(found) => Ok(found),
             Err(error @ girok_engine::Error::UnknownTopicOrPartition { .. }) => {
                 let Some((partitions, config)) = &self.auto_create else { return Err(error.into()) };
                 match self.log.create_topic(topic, *partitions, config.clone()) {
@@ -227,7 +227,7 @@ impl Core {
                     Err(girok_engine::Error::TopicExists { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
-                Ok(self.log.topic(topic)?.partitions)
+                Ok(self.log.topic(topic)?)
             }
             Err(error) => Err(error.into()),
         }

@@ -1024,14 +1024,20 @@ impl Core {
         }
         self.check_writable()?;
         let config = self.config();
-        let log = &self.log.config;
+        let (log, gauges) = (&self.log.config, &self.log.gauges);
         let limit = config.segment_bytes.max(end);
         let step = now.clamp(log.growth_bytes_min, log.growth_bytes_max);
         // An appender that has come to the end waits for as little as possible; the background makes more.
         let step = if synced_topic { step.min(log.growth_bytes_min) } else { step };
         let wish = end.max(now.saturating_add(step)).next_multiple_of(4096).min(limit);
         let need = end.next_multiple_of(4096).min(limit);
-        let reserve = |to: u32| active.reserve_blocks(now, to, synced_topic);
+        let reserve = |to: u32| {
+            active.reserve_blocks(now, to, synced_topic).or_else(|_| {
+                // Files that were removed may still be mapped, and hold their room, until the background comes.
+                gauges.unmap_retired();
+                active.reserve_blocks(now, to, synced_topic)
+            })
+        };
         let reached = match reserve(wish) {
             Ok(()) => wish,
             Err(_) if need < wish => {
@@ -1249,6 +1255,8 @@ impl Core {
             self.remove_files(segment)?;
         }
         self.log.env.disk.sync_dir(&self.folder).map_err(|e| Error::io("syncing", &*self.folder, e))?;
+        // A file gives its room back when its last mapping goes, and room may be what this was done for.
+        self.log.gauges.unmap_retired();
         Ok(bytes)
     }
 

@@ -68,10 +68,13 @@ impl Gauges {
         if waiting.is_empty() {
             return;
         }
-        self.epochs.turn();
+        // Two turns make what was just replaced old enough, the third lets go of it, if no pin is in the way.
+        for _ in 0..3 {
+            self.epochs.turn();
+        }
         waiting.retain(|mapped| Arc::strong_count(mapped) > 1);
-        let kept = waiting.len();
-        if kept <= RETIRED_MAX {
+        // More than that are views' business: each goes with the last of its own.
+        if waiting.len() <= RETIRED_MAX {
             self.retired.lock().unwrap().append(&mut waiting);
         }
     }

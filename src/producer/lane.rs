@@ -4,6 +4,7 @@
 //! are appended in the order they were sent. A batch's fate is written once into its [`Slot`], where every delivery of
 //! its records looks.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Poll;
@@ -61,7 +62,11 @@ struct Open {
     reserved: usize,
     /// No batch may be larger.
     batch_bytes_max: usize,
+    /// Every record of the open batch needs a key.
+    keyed: bool,
     closed: bool,
+    /// Batches whose fate is known and whose deliveries are to be told so.
+    told: Vec<Arc<Slot>>,
 }
 
 impl Open {
@@ -70,6 +75,31 @@ impl Open {
         self.slot = None;
         self.builder.clear();
         lanes.buffered.fetch_sub(std::mem::take(&mut self.reserved), Ordering::Relaxed);
+    }
+}
+
+/// The lane's lock. Who waits for a delivery is woken when it is let go, not before: a waker is somebody else's code, and
+/// may want to send.
+struct Locked<'a>(Option<MutexGuard<'a, Open>>);
+
+impl Deref for Locked<'_> {
+    type Target = Open;
+    fn deref(&self) -> &Open {
+        self.0.as_ref().expect("held until it is dropped")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Open {
+        self.0.as_mut().expect("held until it is dropped")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let told = std::mem::take(&mut self.told);
+        self.0 = None;
+        told.iter().for_each(|slot| slot.waiters.wake_all());
     }
 }
 
@@ -89,7 +119,9 @@ impl Lane {
                 timed: false,
                 reserved: 0,
                 batch_bytes_max: 0,
+                keyed: false,
                 closed: false,
+                told: Vec::new(),
             }),
             end: AtomicI64::new(0),
         }
@@ -134,11 +166,16 @@ impl Lane {
         if open.builder.is_empty() {
             open = self.begin_batch(lanes, open, bytes)?;
         }
-        if let Err(error) = open.builder.append(timestamp, key, value, headers) {
+        let put = if open.keyed && key.is_none() {
+            Err(self.keyless())
+        } else {
+            open.builder.append(timestamp, key, value, headers).map_err(Error::from)
+        };
+        if let Err(error) = put {
             if open.builder.is_empty() {
                 open.abandon(lanes);
             }
-            return Err(error.into());
+            return Err(error);
         }
         let index = open.builder.len() as u32 - 1;
         let slot = open.slot.as_ref().expect("a batch was begun above").clone();
@@ -153,20 +190,25 @@ impl Lane {
         Ok(Delivery::new(slot, index, timestamp))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap()
+    fn lock(&self) -> Locked<'_> {
+        Locked(Some(self.open.lock().unwrap()))
+    }
+
+    fn try_lock(&self) -> Option<Locked<'_>> {
+        self.open.try_lock().ok().map(|open| Locked(Some(open)))
     }
 
     /// The first record of a batch: memory is set aside, the topic's limits are looked up, the linger begins.
     fn begin_batch<'a>(
         self: &'a Arc<Self>,
         lanes: &Lanes,
-        mut open: MutexGuard<'a, Open>,
+        mut open: Locked<'a>,
         record_bytes: usize,
-    ) -> Result<MutexGuard<'a, Open>> {
+    ) -> Result<Locked<'a>> {
         let settings = &lanes.settings;
         let config = self.partition().config();
         open.batch_bytes_max = config.max_message_bytes.min(config.segment_bytes) as usize;
+        open.keyed = config.is_compacted();
         let whole = open.builder.estimated_bytes() + record_bytes;
         if whole > open.batch_bytes_max && self.codec == Codec::None {
             let limit = open.batch_bytes_max;
@@ -215,6 +257,17 @@ impl Lane {
         )
     }
 
+    /// Kafka's `InvalidRecordException`, before the record spoils the batch it would have joined.
+    #[cold]
+    fn keyless(&self) -> Error {
+        invalid(
+            "record",
+            format!("a key, because {} is compacted", self.partition().name()),
+            "none",
+            "give every record a key, or set the topic's cleanup.policy to delete",
+        )
+    }
+
     /// Appends the open batch, and tells everybody who holds a delivery of it. A batch that failed is gone; only a
     /// batch that could not wait any longer stays open.
     fn append_batch(&self, lanes: &Lanes, open: &mut Open, wait: Duration) -> Result<()> {
@@ -250,7 +303,7 @@ impl Lane {
             lanes.failure.lock().unwrap().get_or_insert_with(|| error.clone());
         }
         let _ = slot.outcome.set(outcome);
-        slot.waiters.wake_all();
+        open.told.push(slot);
         result
     }
 
@@ -286,7 +339,7 @@ impl Lane {
 
     /// Appends what is open unless somebody is at it, or there is no room now.
     pub(crate) fn append_if_idle(&self) {
-        if let Ok(mut open) = self.open.try_lock()
+        if let Some(mut open) = self.try_lock()
             && let Some(lanes) = self.lanes.upgrade()
         {
             // A failure is told to the deliveries and to flush; a batch without room stays with its timer.
@@ -308,11 +361,11 @@ impl Lane {
     /// gone long ago, and another may be open now.
     pub(crate) fn linger_is_over(self: &Arc<Self>, now: Moment) {
         const AGAIN: Duration = Duration::from_millis(1);
-        let again = match (self.open.try_lock(), self.lanes.upgrade()) {
+        let again = match (self.try_lock(), self.lanes.upgrade()) {
             (_, None) => None,
             // Somebody is sending at this moment, and will perhaps be through in another.
-            (Err(_), _) => Some(now + AGAIN),
-            (Ok(mut open), Some(lanes)) => {
+            (None, _) => Some(now + AGAIN),
+            (Some(mut open), Some(lanes)) => {
                 if open.slot.is_some() && open.due <= now {
                     let _ = self.append_batch(&lanes, &mut open, Duration::ZERO);
                 }

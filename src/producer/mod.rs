@@ -17,11 +17,11 @@ mod record;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use girok_engine::batch::Codec;
-use girok_engine::{Durability, Timestamp, TopicPartition, is_internal};
+use girok_engine::{Durability, Timestamp, TopicDescription, TopicId, TopicPartition, is_internal};
 
 use crate::core::Core;
 use crate::error::{Error, Result, do_all, invalid, unsupported};
@@ -334,7 +334,11 @@ pub(crate) struct Topic {
     name: Arc<str>,
     /// The facade's count of changes to topics when this was looked up.
     epoch: u64,
-    lanes: Vec<Arc<Lane>>,
+    id: TopicId,
+    /// One for each partition, made when the first record goes there: nobody opens ten thousand partitions to send to one,
+    /// and one that cannot be used keeps no record from the others. Shared with what the topic was known as before, so
+    /// that a lane opened by one who still knows that is found by a flush.
+    lanes: Vec<Arc<OnceLock<Arc<Lane>>>>,
     /// Where records without a key go (upper half), and how many bytes went there (lower half).
     sticky: AtomicU64,
     turn: AtomicU32,
@@ -373,24 +377,20 @@ impl Lanes {
                 "commit offsets through a consumer or the admin",
             ));
         }
-        let count = self.core.partitions_of(name)?;
+        let TopicDescription { id, partitions: count, .. } = self.core.topic(name)?;
         let epoch = self.core.topics_epoch.load(Ordering::Acquire);
         let mut topics = self.topics.write().unwrap();
         let old = topics.get(name).cloned();
         let name: Arc<str> = old.as_ref().map_or_else(|| name.into(), |old| old.name.clone());
-        let mut lanes = Vec::with_capacity(count as usize);
-        for number in 0..count {
-            let known = self.core.known(&TopicPartition::new(name.clone(), number))?;
-            let old = old.as_ref().and_then(|old| old.lanes.get(number as usize));
-            lanes.push(match old {
-                Some(lane) if lane.partition().topic_id() == known.partition.topic_id() => lane.clone(),
-                _ => Arc::new(Lane::new(self, known)),
-            });
-        }
+        let old = old.filter(|old| old.id == id);
+        let kept =
+            |number: usize| old.as_ref().and_then(|old| old.lanes.get(number).cloned()).unwrap_or_default();
+        let lanes = (0..count as usize).map(kept).collect();
         let first = (self.core.log.env().chance.next_u64() % count as u64) << 32;
         let topic = Arc::new(Topic {
             name: name.clone(),
             epoch,
+            id,
             lanes,
             sticky: AtomicU64::new(first),
             turn: AtomicU32::new(0),
@@ -410,19 +410,68 @@ impl Lanes {
     ) -> Result<Delivery> {
         let timestamp = timestamp.unwrap_or_else(|| self.core.log.env().clock.wall());
         let number = self.choose(topic, partition, key, value)?;
-        let sent = topic.lanes[number as usize].send(self, timestamp, key, value, headers);
+        let lane = match self.lane(topic, number) {
+            Err(error) if !error.is_unknown_topic() && self.may_go_anywhere(partition, key) => {
+                self.detour(topic, number).ok_or(error)
+            }
+            lane => lane,
+        };
+        let sent = lane.and_then(|lane| lane.send(self, timestamp, key, value, headers));
         match sent {
             // The topic was deleted, and perhaps made again, behind the facade's back: look once more.
             Err(error) if error.is_unknown_topic() => {
                 let fresh = self.look_up(&topic.name)?;
                 let number = partitioner::check(number, fresh.lanes.len() as i32, &fresh.name)?;
-                if Arc::ptr_eq(&fresh.lanes[number as usize], &topic.lanes[number as usize]) {
+                let lane = self.lane(&fresh, number)?;
+                if topic
+                    .lanes
+                    .get(number as usize)
+                    .and_then(|old| old.get())
+                    .is_some_and(|old| Arc::ptr_eq(old, lane))
+                {
                     return Err(error);
                 }
-                fresh.lanes[number as usize].send(self, timestamp, key, value, headers)
+                lane.send(self, timestamp, key, value, headers)
             }
             sent => sent,
         }
+    }
+
+    /// A partition's lane, made now if nothing was sent there before.
+    #[inline]
+    fn lane<'t>(self: &Arc<Self>, topic: &'t Topic, number: i32) -> Result<&'t Arc<Lane>> {
+        match topic.lanes[number as usize].get() {
+            Some(lane) => Ok(lane),
+            None => self.open_lane(topic, number),
+        }
+    }
+
+    #[cold]
+    fn open_lane<'t>(self: &Arc<Self>, topic: &'t Topic, number: i32) -> Result<&'t Arc<Lane>> {
+        let known = self.core.known(&TopicPartition::new(topic.name.clone(), number))?;
+        Ok(topic.lanes[number as usize].get_or_init(|| Arc::new(Lane::new(self, known))))
+    }
+
+    /// Whether it is the producer's own choice where a record goes.
+    fn may_go_anywhere(&self, partition: Option<i32>, key: Option<&[u8]>) -> bool {
+        match self.settings.strategy {
+            Strategy::Default => partition.is_none() && key.is_none(),
+            Strategy::RoundRobin => partition.is_none(),
+            Strategy::Custom(_) => false,
+        }
+    }
+
+    /// The next partition that can be used, where the chosen one cannot; keyless records stick to it from now on.
+    #[cold]
+    fn detour<'t>(self: &Arc<Self>, topic: &'t Topic, around: i32) -> Option<&'t Arc<Lane>> {
+        let count = topic.lanes.len() as i32;
+        let usable = |step| {
+            let number = (around + step) % count;
+            self.lane(topic, number).ok().map(|lane| (number, lane))
+        };
+        let (number, lane) = (1..count).find_map(usable)?;
+        topic.sticky.store((number as u64) << 32, Ordering::Relaxed);
+        Some(lane)
     }
 
     #[inline]
@@ -467,13 +516,16 @@ impl Lanes {
             return next as i32;
         }
         // What was filled is as full as it gets: no need for it to linger.
-        topic.lanes[at as usize].append_if_idle();
+        if let Some(lane) = topic.lanes[at as usize].get() {
+            lane.append_if_idle();
+        }
         next as i32
     }
 
     /// All lanes there are.
     fn all(&self) -> Vec<Arc<Lane>> {
-        self.topics.read().unwrap().values().flat_map(|topic| topic.lanes.iter().cloned()).collect()
+        let topics = self.topics.read().unwrap();
+        topics.values().flat_map(|topic| topic.lanes.iter().filter_map(|lane| lane.get()).cloned()).collect()
     }
 
     /// Appends every open batch; the first error, after all were tried.

@@ -3,10 +3,13 @@
 use std::any::Any;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Wake};
 use std::time::{Duration, Instant};
 
-use girok::{Env, Error, Girok, LogConfig, ProducerRecord, RegionMode, Remedy, TopicConfig};
+use girok::{Env, Error, Girok, LogConfig, Producer, ProducerRecord, RegionMode, Remedy, TopicConfig};
 use girok_engine::disk::{Access, Counters, DirLock, Disk, Entry, File, LockError, Map, Open};
 
 use crate::{LONG, poll_once, reader, run, values, written};
@@ -215,5 +218,42 @@ fn an_awaited_delivery_outwaits_a_disk_that_hangs() {
         gate.set_closed(false);
         assert_eq!(run(second).unwrap().offset - run(first).unwrap().offset, 1);
         thread.join().unwrap().unwrap();
+    });
+}
+
+/// Who is woken because a batch was appended may send from where it is woken.
+#[test]
+fn a_waker_may_send() {
+    struct Sends(Producer, AtomicUsize);
+    impl Wake for Sends {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.send(ProducerRecord::new("orders", "from the waker")).unwrap());
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (girok, gate) = gated();
+    gate.set_closed(true);
+    std::thread::scope(|scope| {
+        let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
+        let thread = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
+        gate.wait_for_somebody();
+        let filler = girok.producer().linger(Duration::ZERO).max_block(Duration::ZERO).build().unwrap();
+        while filler.send(ProducerRecord::new("orders", &[b'x'; 200])).map(drop).is_ok() {}
+
+        let producer = girok.producer().linger(LONG).build().unwrap();
+        let mut delivery = producer.send(ProducerRecord::new("orders", "waited for")).unwrap();
+        let sends = Arc::new(Sends(producer.clone(), AtomicUsize::new(0)));
+        let waker = sends.clone().into();
+        assert!(Pin::new(&mut delivery).poll(&mut Context::from_waker(&waker)).is_pending());
+        gate.set_closed(false);
+        thread.join().unwrap().unwrap();
+        // Whoever appends the batch, this call or a timer, wakes who waits for it.
+        producer.flush().unwrap();
+        assert!(delivery.wait().is_ok());
+        let begun = Instant::now();
+        while sends.1.load(Ordering::SeqCst) == 0 {
+            assert!(begun.elapsed() < LONG, "nobody was woken");
+            std::thread::yield_now();
+        }
     });
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use girok::{
-    Codec, Delivery, Durability, Error, Girok, Offset, Partitioner, Producer, ProducerRecord, ProducerTopic,
-    RecordMetadata, Remedy, Timestamp, TimestampType, TopicConfig, partition_for_key,
+    CleanupPolicy, Codec, Delivery, Durability, Error, Girok, Offset, Partitioner, Producer, ProducerRecord,
+    ProducerTopic, RecordMetadata, Remedy, Timestamp, TimestampType, TopicConfig, partition_for_key,
 };
 use girok_engine::FetchBounds;
 
@@ -118,7 +118,7 @@ fn a_dropped_delivery_loses_nothing() {
 /// Whoever waits does not wait for the linger, and hears where the record is and what it has survived.
 #[test]
 fn waiting_ends_the_linger() {
-    let girok = orders(1);
+    let girok = ageless_orders(1);
     girok.admin().create_topic("safe", 1, TopicConfig::default()).unwrap();
     let producer = girok.producer().linger(LONG).build().unwrap();
     let time = Timestamp::from_millis(1_700_000_000_000);
@@ -522,4 +522,74 @@ fn errors_can_be_kept() {
     let error = producer(&girok).send(ProducerRecord::new("nobody", "x")).unwrap_err();
     let kept: Error = error.clone();
     assert_eq!(kept.to_string(), error.to_string());
+}
+
+/// A partition that cannot be used refuses what must go there, by name, and nothing else: records without a key go round
+/// it.
+#[test]
+fn a_refused_partition_keeps_nothing_from_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let girok = Girok::open(dir.path()).unwrap();
+        girok.admin().create_topic("orders", 3, written()).unwrap();
+        let producer = producer(&girok);
+        for partition in 0..3 {
+            producer.send(ProducerRecord::new("orders", "x").partition(partition)).unwrap().wait().unwrap();
+        }
+        girok.close().unwrap();
+    }
+    let log = dir.path().join("orders-1/00000000000000000000.log");
+    std::fs::OpenOptions::new().write(true).open(log).unwrap().set_len(10).unwrap();
+
+    let girok = Girok::open(dir.path()).unwrap();
+    let lingering = girok.producer().linger(LONG).batch_size(200).build().unwrap();
+    let takes_turns = girok.producer().round_robin().build().unwrap();
+    for (producer, keeps_keys) in [(lingering, true), (takes_turns, false)] {
+        for n in 0..60 {
+            drop(producer.send(ProducerRecord::new("orders", format!("keyless {n}"))).unwrap());
+        }
+        producer.flush().unwrap();
+        let error = producer.send(ProducerRecord::new("orders", "there").partition(1)).unwrap_err();
+        assert!(error.to_string().contains("orders-1"), "{error}");
+        assert_eq!(error.remedy(), Remedy::Restore);
+        let key = (0..).map(|n| n.to_string()).find(|key| partition_for_key(key.as_bytes(), 3) == 1).unwrap();
+        match producer.send(ProducerRecord::new("orders", "keyed").key(&key)) {
+            Err(error) => assert!(keeps_keys && error.to_string().contains("orders-1"), "{error}"),
+            Ok(_) => assert!(!keeps_keys, "a key goes where Kafka sends it"),
+        }
+        producer.flush().unwrap();
+    }
+    for partition in [0, 2] {
+        let mut consumer = girok.consumer().build().unwrap();
+        consumer.assign(&[tp("orders", partition)]).unwrap();
+        assert!(drain(&mut consumer).len() > 10, "both others took their turns");
+    }
+}
+
+/// Sending opens what is sent to.
+#[test]
+fn sending_opens_what_is_sent_to() {
+    let girok = orders(1000);
+    let before = girok.stats().partitions_live;
+    let producer = producer(&girok);
+    producer.send(ProducerRecord::new("orders", "x").partition(7)).unwrap().wait().unwrap();
+    assert_eq!(girok.stats().partitions_live, before + 1);
+}
+
+/// A record without a key is refused before it joins a batch of a compacted topic, which would be refused whole.
+#[test]
+fn a_keyless_record_spoils_no_batch_of_a_compacted_topic() {
+    let girok = Girok::in_memory().unwrap();
+    let config = TopicConfig { cleanup_policy: CleanupPolicy::Compact, ..written() };
+    girok.admin().create_topic("orders", 1, config).unwrap();
+    let producer = girok.producer().linger(LONG).build().unwrap();
+    for n in 0..10 {
+        let error = producer.send(ProducerRecord::new("orders", "keyless")).unwrap_err();
+        assert!(error.to_string().contains("orders-0 is compacted"), "{error}");
+        assert_eq!(error.remedy(), Remedy::FixTheCall);
+        drop(producer.send(ProducerRecord::new("orders", "keyed").key(&n.to_string())).unwrap());
+    }
+    producer.flush().unwrap();
+    assert_eq!(drain(&mut reader(&girok, 1)).len(), 10);
+    assert_eq!(batches(&girok, 0), [10], "one batch");
 }

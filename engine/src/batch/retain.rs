@@ -185,7 +185,7 @@ fn encode(
 /// use girok_engine::batch::{Batch, BatchBuilder, Codec, emptied};
 /// # let mut builder = BatchBuilder::new(Codec::None);
 /// # builder.append(Timestamp::from_millis(1), None, None, &[])?;
-/// # let header = *builder.finish()?.header();
+/// # let header = builder.finish()?.header();
 /// let bytes = emptied(&header);
 /// let batch = Batch::parse(&bytes)?;
 /// assert_eq!(batch.header().last_offset(), header.last_offset());
