@@ -207,8 +207,12 @@ impl Admin {
         let topic = core.log.topic(name)?;
         core.log.delete_topic(name)?;
         core.forget_topic(name);
-        for coordinator in core.groups.existing().iter().flatten() {
-            coordinator.topic_deleted(name, topic.id)?;
+        // All of them first, so that their syncs can be shared.
+        let told: Vec<_> = (core.groups.existing().iter().flatten())
+            .map(|coordinator| coordinator.topic_deleted(name, topic.id))
+            .collect();
+        for answer in told {
+            answer?.wait()?;
         }
         Ok(())
     }

@@ -588,11 +588,12 @@ impl Coordinator {
     ///
     /// # Errors
     /// What the append said; call again then.
-    pub fn topic_deleted(&self, name: &str, id: TopicId) -> Result<Vec<(Arc<str>, TopicPartition)>> {
+    pub fn topic_deleted(&self, name: &str, id: TopicId) -> Result<Answer<Vec<(Arc<str>, TopicPartition)>>> {
         let mut inner = self.lock();
-        let (reply, _) = self.act(&mut inner, Input::TopicDeleted { name, id })?;
+        let (reply, end) = self.act(&mut inner, Input::TopicDeleted { name, id })?;
+        drop(inner);
         let Reply::TopicDeleted(deleted) = reply else { unreachable!("a deletion is answered as one") };
-        Ok(deleted)
+        Ok(self.answer(deleted, end))
     }
 
     /// What became of a commit. Waits until what it tells is durable.

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) gauges: Arc<Gauges>,
     /// Appenders write into a ring that is written out, not into a mapping.
     pub(crate) buffered: bool,
+    /// Nothing more may be written: a close has begun, and waits for what was.
+    closing: AtomicBool,
     closed: AtomicBool,
     process: Owner,
     background: Waiters,
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     evict_next: AtomicU64,
     topics: RwLock<BTreeMap<String, Topic>>,
     meta: Mutex<DirMeta>,
+    /// One change of a topic's configuration at a time.
+    altering: Mutex<()>,
     /// One checkpoint at a time; holds when the last was written.
     saving: Mutex<Option<Moment>>,
     retention_at: Mutex<Option<Moment>>,
@@ -270,6 +274,7 @@ impl Log {
             config,
             gauges: Arc::default(),
             buffered,
+            closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             process: Owner(std::process::id()),
             background: Waiters::new(),
@@ -278,6 +283,7 @@ impl Log {
             evict_next: AtomicU64::new(0),
             topics: RwLock::new(BTreeMap::new()),
             meta: Mutex::new(meta.clone()),
+            altering: Mutex::new(()),
             saving: Mutex::new(None),
             retention_at: Mutex::new(None),
             unmap_at: Mutex::new(None),
@@ -397,18 +403,26 @@ impl Log {
         let shared = &self.0.shared;
         shared.check_open()?;
         config.validate()?;
-        let mut topics = shared.topics.write().unwrap();
-        let topic = topics.get_mut(name).ok_or_else(|| unknown(name))?;
-        shared.change_meta(|meta| {
-            if let Some(topic) = meta.topics.get_mut(name) {
-                topic.config = config.clone();
-            }
-        })?;
-        topic.config = Arc::new(config);
-        for entry in &topic.partitions {
-            if let Entry::Live(core) = &*entry.lock().unwrap() {
-                core.configure(topic.config.clone())?;
-            }
+        // One after the other, and without the lock that every look at a topic takes: a partition may wait for a sync.
+        let _altering = shared.altering.lock().unwrap();
+        let (config, entries) = {
+            let mut topics = shared.topics.write().unwrap();
+            let topic = topics.get_mut(name).ok_or_else(|| unknown(name))?;
+            shared.change_meta(|meta| {
+                if let Some(topic) = meta.topics.get_mut(name) {
+                    topic.config = config.clone();
+                }
+            })?;
+            topic.config = Arc::new(config);
+            (topic.config.clone(), topic.partitions.clone())
+        };
+        for entry in entries {
+            let core = match &*entry.lock().unwrap() {
+                Entry::Live(core) => core.clone(),
+                // Opened from now on, it gets the new configuration.
+                Entry::Cold(_) | Entry::Refused(_) => continue,
+            };
+            core.configure(config.clone())?;
         }
         Ok(())
     }
@@ -588,6 +602,13 @@ impl Log {
 }
 
 impl Shared {
+    pub(crate) fn check_accepting(&self) -> Result<()> {
+        match self.closing.load(Ordering::Acquire) {
+            true => Err(Error::Closed { dir: self.dir.to_path_buf() }),
+            false => Ok(()),
+        }
+    }
+
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed { dir: self.dir.to_path_buf() });
@@ -703,7 +724,28 @@ impl Shared {
         id: TopicId,
         config: Arc<TopicConfig>,
     ) -> Result<Arc<Core>> {
-        let mut entry = entry.lock().unwrap();
+        let core = {
+            let mut entry = entry.lock().unwrap();
+            if let Entry::Live(core) = &*entry {
+                return Ok(core.clone());
+            }
+            self.open_cold(tp, &mut entry, id, config.clone())?
+        };
+        // The topic may have been configured anew between the caller's look and this one.
+        let now = self.topics.read().unwrap().get(tp.topic()).map(|topic| topic.config.clone());
+        if let Some(now) = now.filter(|now| !Arc::ptr_eq(now, &config)) {
+            core.configure(now)?;
+        }
+        Ok(core)
+    }
+
+    fn open_cold(
+        self: &Arc<Self>,
+        tp: &TopicPartition,
+        entry: &mut Entry,
+        id: TopicId,
+        config: Arc<TopicConfig>,
+    ) -> Result<Arc<Core>> {
         let point = match &*entry {
             Entry::Live(core) => return Ok(core.clone()),
             Entry::Refused(error) => return Err(error.clone()),
@@ -1002,6 +1044,8 @@ impl Shared {
             return Ok(());
         }
         self.process.check(&self.dir)?;
+        // First, or who appends without a pause would keep a close from its end.
+        self.closing.store(true, Ordering::SeqCst);
         // Held until nobody can begin again.
         let mut cleaner = self.cleaner.lock().unwrap();
         cleaner.abandon(None);

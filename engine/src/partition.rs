@@ -628,6 +628,7 @@ impl Core {
 
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
+        self.log.check_accepting()?;
         self.check_poison()
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use girok::{
     CommitEntry, Error, Girok, GroupKind, NewTopic, Offset, OffsetSpec, OffsetTarget, ProducerRecord, Reject,
-    Remedy, Timestamp, TopicPartition, Verdict,
+    Remedy, Timestamp, TopicConfig, TopicPartition, Verdict,
 };
 
 use crate::{ageless_orders, drain, orders, producer, reader, send_numbers, tp};
@@ -169,6 +169,24 @@ fn commits_go_with_their_topic() {
     assert!(girok.admin().list_group_offsets("search").unwrap().is_empty());
     let refused = girok.admin().delete_topic("__consumer_offsets").unwrap_err();
     assert!(refused.to_string().contains("committed offsets"), "{refused}");
+}
+
+/// Once a topic is said to be deleted, what was committed for it stays deleted, whatever happens to the machine.
+#[test]
+fn commits_of_a_deleted_topic_stay_deleted() {
+    let world = crate::support::SimWorld::from_seed(22);
+    let open = || Girok::builder().env(world.env()).threads(false).open("/log").unwrap();
+    let girok = open();
+    girok.admin().create_topic("orders", 1, TopicConfig::default()).unwrap();
+    producer(&girok).send(ProducerRecord::new("orders", "tea")).unwrap().wait().unwrap();
+    let mut consumer = girok.consumer().group_id("search").build().unwrap();
+    consumer.assign(&[tp("orders", 0)]).unwrap();
+    assert_eq!(drain(&mut consumer).len(), 1);
+    consumer.commit().unwrap();
+    girok.admin().delete_topic("orders").unwrap();
+    world.disk.power_cut();
+    drop((consumer, girok));
+    assert!(open().admin().list_group_offsets("search").unwrap().is_empty());
 }
 
 /// Retention removes what is old, by the clock, in the background.

@@ -9,7 +9,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Wake};
 use std::time::{Duration, Instant};
 
-use girok::{Env, Error, Girok, LogConfig, Producer, ProducerRecord, RegionMode, Remedy, TopicConfig};
+use girok::{
+    Codec, Env, Error, Girok, LogConfig, Producer, ProducerRecord, RegionMode, Remedy, Timestamp,
+    TopicConfig, TopicPartition,
+};
+use girok_engine::batch::BatchBuilder;
 use girok_engine::disk::{Access, Counters, DirLock, Disk, Entry, File, LockError, Map, Open};
 
 use crate::{LONG, poll_once, reader, run, values, written};
@@ -255,5 +259,36 @@ fn a_waker_may_send() {
             assert!(begun.elapsed() < LONG, "nobody was woken");
             std::thread::yield_now();
         }
+    });
+}
+
+/// A close refuses what comes after it at once, not only when it is through: who appends without a pause could keep it
+/// waiting for ever.
+#[test]
+fn a_close_that_waits_takes_nothing_more() {
+    let (girok, gate) = gated();
+    let log = girok.log().clone();
+    let partition = log.partition(&TopicPartition::new("orders", 0)).unwrap();
+    gate.set_closed(true);
+    std::thread::scope(|scope| {
+        let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
+        let sending = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
+        gate.wait_for_somebody();
+        let closing = scope.spawn(|| log.close());
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(Timestamp::from_millis(1), None, Some(b"late"), &[]).unwrap();
+        let begun = Instant::now();
+        let refused = loop {
+            match partition.try_append(&builder.finish().unwrap()) {
+                Err(error @ girok_engine::Error::Closed { .. }) => break error,
+                _ => assert!(begun.elapsed() < LONG, "a close that has begun still takes records"),
+            }
+            std::thread::yield_now();
+        };
+        assert!(refused.to_string().contains("/log"), "{refused}");
+        assert!(!closing.is_finished(), "the disk still hangs");
+        gate.set_closed(false);
+        sending.join().unwrap().unwrap();
+        closing.join().unwrap().unwrap();
     });
 }

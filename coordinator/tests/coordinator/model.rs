@@ -62,7 +62,7 @@ impl Model {
                 self.ids += 1;
                 world.topics.create(topic, 100 + self.ids, partitions, 1000);
                 if dice.below(2) == 0 {
-                    let gone = world.coordinator.topic_deleted(topic, id).unwrap();
+                    let gone = world.coordinator.topic_deleted(topic, id).unwrap().wait().unwrap();
                     let before = self.offsets.len();
                     self.offsets.retain(|(_, p), (_, _, of)| tp(p).topic() != topic || *of != id);
                     assert_eq!(gone.len(), before - self.offsets.len());

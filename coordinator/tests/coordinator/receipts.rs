@@ -142,7 +142,7 @@ fn receipts_outlive_topics() {
     let id = receipt.committed.topic_id;
     world.topics.delete("orders");
     assert_eq!(verdict(&world, &receipt), Verdict::Stored, "until the coordinator is told");
-    world.coordinator.topic_deleted("orders", id).unwrap();
+    world.coordinator.topic_deleted("orders", id).unwrap().wait().unwrap();
     assert!(matches!(verdict(&world, &receipt), Verdict::Deleted { .. }));
     world.topics.create("orders", 7, 3, 10);
     let anew = world.commits("search", "orders-0", 1);

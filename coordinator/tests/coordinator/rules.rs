@@ -196,7 +196,7 @@ fn a_deleted_topic_takes_its_offsets_with_it() {
     world.topics.create("orders", 7, 3, 10);
     world.commits("archive", "orders-2", 3);
 
-    let gone = world.coordinator.topic_deleted("orders", TopicId([1; 16])).unwrap();
+    let gone = world.coordinator.topic_deleted("orders", TopicId([1; 16])).unwrap().wait().unwrap();
     let gone: Vec<String> = gone.iter().map(|(group, partition)| format!("{group} {partition}")).collect();
     assert_eq!(gone, ["old orders-1", "search orders-0"]);
     assert_eq!(world.committed("archive", "orders-2"), Some(3));
