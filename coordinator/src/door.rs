@@ -588,6 +588,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// What the append said; call again then.
+    #[allow(clippy::type_complexity)] // as above
     pub fn topic_deleted(&self, name: &str, id: TopicId) -> Result<Answer<Vec<(Arc<str>, TopicPartition)>>> {
         let mut inner = self.lock();
         let (reply, end) = self.act(&mut inner, Input::TopicDeleted { name, id })?;
