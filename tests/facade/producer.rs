@@ -587,7 +587,7 @@ fn a_keyless_record_spoils_no_batch_of_a_compacted_topic() {
         let error = producer.send(ProducerRecord::new("orders", "keyless")).unwrap_err();
         assert!(error.to_string().contains("orders-0 is compacted"), "{error}");
         assert_eq!(error.remedy(), Remedy::FixTheCall);
-        drop(producer.send(ProducerRecord::new("orders", "keyed").key(&n.to_string())).unwrap());
+        drop(producer.send(ProducerRecord::new("orders", "keyed").key(n.to_string())).unwrap());
     }
     producer.flush().unwrap();
     assert_eq!(drain(&mut reader(&girok, 1)).len(), 10);
