@@ -27,6 +27,7 @@
     clippy::missing_panics_doc // panics here are bugs of ours, said where they would be
 )]
 
+mod assign;
 mod door;
 mod receipt;
 mod state;
@@ -39,6 +40,7 @@ mod reject;
 mod settings;
 mod topics;
 
+pub use assign::{Assignor, Partitions, Subscriber};
 pub use door::{
     Answer, Commit, CommitOptions, Coordinator, Ground, GroupListing, OpenError, OpenReport, StateFile,
     replay,

@@ -102,6 +102,13 @@ pub enum Reject {
         members: usize,
     },
 
+    /// Nobody here knows how to share partitions like that.
+    #[error("assignor {assignor:?} is not supported; there are: uniform, range")]
+    UnsupportedAssignor {
+        /// Its name as it was asked for, or the beginning of it.
+        assignor: Box<str>,
+    },
+
     /// There is no such group.
     #[error("there is no group {group:?}; check the name (a group exists while it has members or offsets)")]
     GroupIdNotFound {
@@ -156,6 +163,7 @@ impl Reject {
             Reject::GroupSubscribedToTopic { .. } => (86, "GROUP_SUBSCRIBED_TO_TOPIC"),
             Reject::UnstableOffsetCommit { .. } => (88, "UNSTABLE_OFFSET_COMMIT"),
             Reject::UnknownTopicId { .. } => (100, "UNKNOWN_TOPIC_ID"),
+            Reject::UnsupportedAssignor { .. } => (112, "UNSUPPORTED_ASSIGNOR"),
             // As Kafka's coordinator translates what its log says: wait where waiting helps, else look for another
             // coordinator (here: a reopened one).
             Reject::NotStored(error) => match error.remedy() {
