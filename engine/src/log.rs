@@ -61,6 +61,13 @@ pub(crate) struct Shared {
     boot: u64,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The last partition is gone too, so nothing is replaced from now on.
+        self.gauges.let_go();
+    }
+}
+
 /// Which process opened the log.
 struct Owner(u32);
 
@@ -197,8 +204,6 @@ impl Drop for Inner {
         // A forked child must not write to what its parent holds.
         if self.shared.process.check(&self.shared.dir).is_ok() {
             let _ = self.shared.close();
-            self.shared.gauges.unmap_retired();
-            self.shared.gauges.epochs.leave();
         }
     }
 }

@@ -388,6 +388,38 @@ fn a_segment_is_freed_after_its_last_view() {
     }
 }
 
+/// When the log and its partitions are gone nothing of them is left, whoever was last and whatever still waited to be
+/// freed: what is replaced holds the very epochs that it waits for.
+#[test]
+fn nothing_is_left_of_a_log() {
+    for (n, region) in REGIONS.into_iter().cycle().take(20).enumerate() {
+        let scene = Scene::new(region, Durability::Written, 4096);
+        for _ in 0..40 {
+            scene.append(1000).unwrap();
+        }
+        scene.partition.sync().unwrap();
+        let view = scene.partition.fetch(Offset::ZERO, &FetchBounds::default()).unwrap();
+        let mut reader = scene.partition.reader(Offset::new(20));
+        assert!(!reader.read(&FetchBounds::default()).unwrap().is_empty());
+        scene.partition.delete_records(Offset::new(n as i64)).unwrap();
+        let gauges = Arc::downgrade(&scene.partition.0.log.gauges);
+        let (log, partition) = (scene.log.clone(), scene.partition.clone());
+        drop(scene);
+        if n % 2 == 0 {
+            log.close().unwrap();
+        }
+        let elsewhere = std::thread::spawn(move || {
+            drop(log);
+            drop(partition);
+            reader
+        });
+        drop(elsewhere.join().unwrap());
+        assert!(gauges.upgrade().is_some(), "the view has its memory");
+        drop(view);
+        assert!(gauges.upgrade().is_none(), "{region:?}, {n}: somebody still holds what nobody can reach");
+    }
+}
+
 /// A view is good whatever happens to its partition: parked, unmapped, deleted with its topic, closed.
 #[test]
 fn a_view_outlives_everything() {

@@ -80,6 +80,15 @@ impl Gauges {
     }
 }
 
+impl Gauges {
+    /// Frees all that was replaced: nobody is left who could look at it. (What waits to be freed may hold these gauges
+    /// itself, and would keep itself alive for ever.)
+    pub(crate) fn let_go(&self) {
+        self.retired.lock().unwrap().clear();
+        self.epochs.leave();
+    }
+}
+
 /// A mapping of a segment, counted.
 #[derive(Debug)]
 pub(crate) struct Mapped {

@@ -60,10 +60,11 @@ impl Epochs {
         self.pin().flush();
     }
 
-    /// Lets go of what can be let go of by now, and of this thread's place: the log is closed.
+    /// Lets go of everything that was replaced, if no pin is in the way, and of this thread's place: the log is gone.
     pub(crate) fn leave(&self) {
-        // Two advances make what was just replaced old enough; the third call frees it.
-        for _ in 0..3 {
+        // Two turns make what was just replaced old enough; each then frees a few of those that wait, and there are never
+        // many, because every replacement is a turn itself.
+        for _ in 0..16 {
             self.turn();
         }
         let place = PLACES.try_with(|places| {
