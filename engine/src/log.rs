@@ -679,7 +679,17 @@ impl Shared {
             boot: self.boot,
         };
         if !adopted.contains_key(tp) && matches!(recovery.is_untouched(), Ok(true)) {
-            return Entry::Cold(point);
+            let epochs = recovery.leader_epochs(point.as_ref());
+            return match (epochs, point) {
+                (_, None) => Entry::Cold(None),
+                (Ok(leader_epochs), Some(point)) => {
+                    Entry::Cold(Some(PartitionPoint { leader_epochs, ..point }))
+                }
+                (Err(error), _) => {
+                    report.refused.push((tp.clone(), error.clone()));
+                    Entry::Refused(error)
+                }
+            };
         }
         let outcome = recovery.run(&mut report.notes).and_then(|(recovered, partition)| {
             report.partitions.extend(partition);

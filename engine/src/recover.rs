@@ -691,7 +691,9 @@ impl Recovery<'_> {
         file.sync().map_err(|e| Error::io("syncing", path, e))
     }
 
-    fn leader_epochs(&self, point: Option<&PartitionPoint>) -> Result<Vec<(i32, Offset)>> {
+    /// The partition's epochs, by the checkpoint or by its own file. An open that cuts something raises the epoch in the
+    /// file first; if it dies before it has written the checkpoint, only the file knows.
+    pub(crate) fn leader_epochs(&self, point: Option<&PartitionPoint>) -> Result<Vec<(i32, Offset)>> {
         let path = self.folder.join("leader-epoch-checkpoint");
         let on_disk = match read_file(self.disk, &path, 16 << 20) {
             Ok(bytes) => kafka_files::parse_leader_epochs(&path, &bytes)?,

@@ -14,7 +14,7 @@ mod delivery;
 mod lane;
 mod record;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -348,7 +348,7 @@ pub(crate) struct Topic {
 pub(crate) struct Lanes {
     pub(crate) core: Arc<Core>,
     pub(crate) settings: Settings,
-    topics: RwLock<HashMap<Arc<str>, Arc<Topic>>>,
+    topics: RwLock<BTreeMap<Arc<str>, Arc<Topic>>>,
     /// Set aside for open batches.
     pub(crate) buffered: AtomicUsize,
     /// The first failure since the last flush.
