@@ -622,8 +622,12 @@ fn an_epoch_once_raised_is_never_forgotten() {
             log.partition(&tp).unwrap().append(&builder.finish().unwrap()).unwrap();
         };
         let log = open().unwrap().0;
-        let config =
-            TopicConfig { durability: Durability::Written, flush_ms_max: 60_000, ..TopicConfig::default() };
+        let config = TopicConfig {
+            segment_bytes: 8192,
+            durability: Durability::Written,
+            flush_ms_max: 60_000,
+            ..TopicConfig::default()
+        };
         log.create_topic("t0", 1, config).unwrap();
         append(&log, 1000);
         log.partition(&tp).unwrap().sync().unwrap();
