@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::kafka_files::{self, Folder};
 use crate::meta::{DirMeta, TopicMeta};
 use crate::partition::{Core, Partition};
-use crate::recover::{Recovered, Recovery, RecoveryReport};
+use crate::recover::{Recovered, Recovery, RecoveryReport, Unsynced};
 use crate::segment::Gauges;
 use crate::tail::Mark;
 use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
@@ -95,6 +95,14 @@ enum Entry {
     Live(Arc<Core>),
     /// Not usable, and why.
     Refused(Error),
+}
+
+/// What opening a directory knows and gathers while it goes from partition to partition.
+struct Opening<'a> {
+    /// Folders that were taken in, and where they start.
+    adopted: &'a BTreeMap<TopicPartition, Offset>,
+    report: &'a mut RecoveryReport,
+    unsynced: Unsynced,
 }
 
 /// What [`Shared::look`] shows.
@@ -296,7 +304,8 @@ impl Log {
             sync_nanos: AtomicU64::new(0),
             boot,
         });
-        let mut topics = BTreeMap::new();
+        let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
+        let mut opening = Opening { adopted: &adopted, report: &mut report, unsynced: Unsynced::default() };
         for (name, topic) in &meta.topics {
             let config = Arc::new(topic.config.clone());
             let mut partitions = Vec::new();
@@ -306,11 +315,20 @@ impl Log {
                 let mut entry = Entry::Cold(point);
                 let is_adopted = adopted.contains_key(&tp);
                 if !clean || is_adopted {
-                    entry = shared.recover(&tp, topic, &config, entry, &adopted, &mut report);
+                    entry = shared.recover(&tp, topic, &config, entry, &mut opening);
                 }
                 partitions.push(Arc::new(Mutex::new(entry)));
             }
             topics.insert(name.clone(), Topic { id: topic.id, config, partitions });
+        }
+        for (tp, error) in opening.unsynced.finish(disk) {
+            let entry = &topics[tp.topic()].partitions[tp.partition() as usize];
+            let mut entry = entry.lock().unwrap();
+            if !matches!(*entry, Entry::Refused(_)) {
+                *entry = Entry::Refused(error.clone());
+                report.partitions.retain(|one| one.partition != tp);
+                report.refused.push((tp, error));
+            }
         }
         *shared.topics.write().unwrap() = topics;
         let log = Log(Arc::new(Inner { shared, lock: Mutex::new(Some(lock)) }));
@@ -656,17 +674,18 @@ impl Shared {
         Ok(Arc::new(core))
     }
 
-    /// Recovers one partition at open, after a crash or when its folder was adopted.
+    /// Recovers one partition at open, after a crash or when its folder was adopted. That folder's name is on the
+    /// medium: it was there before `girok.meta` was replaced beside it, which syncs the directory.
     fn recover(
         self: &Arc<Self>,
         tp: &TopicPartition,
         topic: &TopicMeta,
         config: &Arc<TopicConfig>,
         entry: Entry,
-        adopted: &BTreeMap<TopicPartition, Offset>,
-        report: &mut RecoveryReport,
+        opening: &mut Opening<'_>,
     ) -> Entry {
         let Entry::Cold(point) = entry else { return entry };
+        let Opening { adopted, report, unsynced } = opening;
         let recovery = Recovery {
             disk: &*self.env.disk,
             folder: self.dir.join(tp.folder()).into(),
@@ -691,7 +710,7 @@ impl Shared {
                 }
             };
         }
-        let outcome = recovery.run(&mut report.notes).and_then(|(recovered, partition)| {
+        let outcome = recovery.run(&mut report.notes, unsynced).and_then(|(recovered, partition)| {
             report.partitions.extend(partition);
             self.core(tp.clone(), topic.id, config.clone(), recovered)
         });
@@ -766,10 +785,16 @@ impl Shared {
             Entry::Refused(error) => return Err(error.clone()),
             Entry::Cold(point) => point,
         };
-        // Only a folder without a point (a new one) or as a clean close left it is cold.
+        // Only a folder without a point (a new one) or as a clean close left it is cold. One that has a point has long
+        // been on the medium; if it is gone, that is loss.
+        let folder: Arc<Path> = self.dir.join(tp.folder()).into();
+        if point.is_none() {
+            crate::disk::create_dir_synced(&*self.env.disk, &folder)
+                .map_err(|e| Error::io("creating", &*folder, e))?;
+        }
         let recovery = Recovery {
             disk: &*self.env.disk,
-            folder: self.dir.join(tp.folder()).into(),
+            folder,
             name: tp,
             config: &config,
             gauges: &self.gauges,
@@ -778,7 +803,10 @@ impl Shared {
             adopted_start: None,
             boot: self.boot,
         };
-        match recovery.run(&mut Vec::new()) {
+        let mut unsynced = Unsynced::default();
+        let recovered = recovery.run(&mut Vec::new(), &mut unsynced);
+        let failed = unsynced.finish(&*self.env.disk).pop();
+        match recovered.and_then(|recovered| failed.map_or(Ok(recovered), |(_, error)| Err(error))) {
             Ok((recovered, _)) => {
                 let core = self.core(tp.clone(), id, config, recovered)?;
                 *entry = Entry::Live(core.clone());
