@@ -358,6 +358,15 @@ fn examine(dir: &Path, image: &Image, damage: &Damage) -> Outcome {
     outcome
 }
 
+/// Writes an image to a directory.
+fn restore(image: &Image, dir: &Path) {
+    for (path, bytes) in &image.files {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
 /// A thousand places, one at a time: exactly intact, or repaired as documented, or refused by name.
 #[test]
 fn a_thousand_places() {
@@ -379,11 +388,7 @@ fn a_thousand_places() {
             continue;
         }
         let dir = dir.path().join(round.to_string());
-        for (path, original) in &image.files {
-            let path = dir.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, original).unwrap();
-        }
+        restore(image, &dir);
         fs::write(dir.join(&damage.file), &bytes).unwrap();
         let examined = std::panic::catch_unwind(|| examine(&dir, image, &damage));
         match examined {
@@ -410,6 +415,39 @@ fn a_thousand_places() {
     }
 }
 
+/// Most of a segment that was known good is gone, and its partition refused. What was known of the partition is not
+/// forgotten with that: once it was, and the next open cut away all that stood behind. It is refused, life after life,
+/// until the file is back.
+#[test]
+fn what_was_refused_is_refused_until_it_is_restored() {
+    let tp = TopicPartition::new("plain", 0);
+    for image in images() {
+        let dir = scratch();
+        let hit = image.files.keys().find(|path| path.starts_with("plain-0") && is_log(path)).unwrap();
+        restore(&image, dir.path());
+        fs::write(dir.path().join(hit), &image.files[hit][..500]).unwrap();
+        for life in 0..4 {
+            let girok = open(dir.path()).unwrap();
+            let error = girok.log().partition(&tp).expect_err("most of it is gone").to_string();
+            assert!(error.contains(hit.to_str().unwrap()), "{} directory, life {life}: {error}", image.name);
+            if life == 1 {
+                // This life ends by a death, some time after a checkpoint.
+                girok.log().save_checkpoint().unwrap();
+                let mut files = BTreeMap::new();
+                files_in(dir.path(), dir.path(), &mut files);
+                drop(girok);
+                files.into_iter().for_each(|(path, bytes)| fs::write(dir.path().join(path), bytes).unwrap());
+            } else {
+                girok.close().unwrap();
+            }
+        }
+        fs::write(dir.path().join(hit), &image.files[hit]).unwrap();
+        let girok = open(dir.path()).unwrap();
+        let sent = &image.sent[&tp];
+        assert_eq!(read(&girok.log().partition(&tp).unwrap(), sent).unwrap(), sent.len() as i64);
+    }
+}
+
 /// A bit of `girok.checkpoint` flips: its CRC-32 notices, the report names the file, and every partition is read from
 /// its start instead of being trusted. Nothing is lost.
 #[test]
@@ -419,11 +457,7 @@ fn a_flipped_checkpoint_bit_is_named() {
     let len = closed.files[Path::new("girok.checkpoint")].len();
     for at in (0..len).step_by(7) {
         let dir = dir.path().join(at.to_string());
-        for (path, bytes) in &closed.files {
-            let path = dir.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
+        restore(&closed, &dir);
         let mut bytes = closed.files[Path::new("girok.checkpoint")].clone();
         bytes[at] ^= 1 << (at % 8);
         fs::write(dir.join("girok.checkpoint"), bytes).unwrap();
@@ -459,11 +493,7 @@ fn a_batch_knows_its_place() {
                 let (base, len) = (batch.header().base_offset.get(), batch.bytes().len());
                 for wrong in [base ^ 1, base ^ 2, base ^ 64, base + 1000, -1, base ^ (1 << 40)] {
                     let dir = dir.path().join(format!("{n}-{start}-{wrong}"));
-                    for (path, bytes) in &image.files {
-                        let path = dir.join(path);
-                        fs::create_dir_all(path.parent().unwrap()).unwrap();
-                        fs::write(path, bytes).unwrap();
-                    }
+                    restore(&image, &dir);
                     let mut bytes = original.clone();
                     bytes[start..start + 8].copy_from_slice(&wrong.to_be_bytes());
                     fs::write(dir.join(file), bytes).unwrap();

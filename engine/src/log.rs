@@ -93,8 +93,17 @@ enum Entry {
     Cold(Option<PartitionPoint>),
     /// In use.
     Live(Arc<Core>),
-    /// Not usable, and why.
-    Refused(Error),
+    /// Not usable.
+    Refused(Refusal),
+}
+
+/// Why a partition cannot be used, and what is to be remembered of it. Were its point forgotten, the next open would
+/// know nothing of what is missing, and cut away what is left.
+struct Refusal {
+    error: Error,
+    point: Option<PartitionPoint>,
+    /// Its files are still what the point was made of, but for the damage: the directory can be closed cleanly.
+    is_as_closed: bool,
 }
 
 /// What opening a directory knows and gathers while it goes from partition to partition.
@@ -103,6 +112,8 @@ struct Opening<'a> {
     adopted: &'a BTreeMap<TopicPartition, Offset>,
     report: &'a mut RecoveryReport,
     unsynced: Unsynced,
+    /// What was known of the partitions that wait for their syncs.
+    points: BTreeMap<TopicPartition, Option<PartitionPoint>>,
 }
 
 /// What [`Shared::look`] shows.
@@ -305,7 +316,12 @@ impl Log {
             boot,
         });
         let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
-        let mut opening = Opening { adopted: &adopted, report: &mut report, unsynced: Unsynced::default() };
+        let mut opening = Opening {
+            adopted: &adopted,
+            report: &mut report,
+            unsynced: Unsynced::default(),
+            points: BTreeMap::new(),
+        };
         for (name, topic) in &meta.topics {
             let config = Arc::new(topic.config.clone());
             let mut partitions = Vec::new();
@@ -321,11 +337,13 @@ impl Log {
             }
             topics.insert(name.clone(), Topic { id: topic.id, config, partitions });
         }
+        let mut from = opening.points;
         for (tp, error) in opening.unsynced.finish(disk) {
             let entry = &topics[tp.topic()].partitions[tp.partition() as usize];
             let mut entry = entry.lock().unwrap();
             if !matches!(*entry, Entry::Refused(_)) {
-                *entry = Entry::Refused(error.clone());
+                let point = from.remove(&tp).flatten();
+                *entry = Entry::Refused(Refusal { error: error.clone(), point, is_as_closed: false });
                 report.partitions.retain(|one| one.partition != tp);
                 report.refused.push((tp, error));
             }
@@ -685,7 +703,7 @@ impl Shared {
         opening: &mut Opening<'_>,
     ) -> Entry {
         let Entry::Cold(point) = entry else { return entry };
-        let Opening { adopted, report, unsynced } = opening;
+        let Opening { adopted, report, unsynced, points } = opening;
         let recovery = Recovery {
             disk: &*self.env.disk,
             folder: self.dir.join(tp.folder()).into(),
@@ -715,10 +733,13 @@ impl Shared {
             self.core(tp.clone(), topic.id, config.clone(), recovered)
         });
         match outcome {
-            Ok(core) => Entry::Live(core),
+            Ok(core) => {
+                points.insert(tp.clone(), point);
+                Entry::Live(core)
+            }
             Err(error) => {
                 report.refused.push((tp.clone(), error.clone()));
-                Entry::Refused(error)
+                Entry::Refused(Refusal { error, point, is_as_closed: false })
             }
         }
     }
@@ -734,7 +755,7 @@ impl Shared {
         match &*entry.lock().unwrap() {
             Entry::Cold(point) => see(Look::Cold(point.as_ref())),
             Entry::Live(core) => see(Look::Live(core.clone())),
-            Entry::Refused(error) => see(Look::Refused(error)),
+            Entry::Refused(refusal) => see(Look::Refused(&refusal.error)),
         }
     }
 
@@ -782,7 +803,7 @@ impl Shared {
     ) -> Result<Arc<Core>> {
         let point = match &*entry {
             Entry::Live(core) => return Ok(core.clone()),
-            Entry::Refused(error) => return Err(error.clone()),
+            Entry::Refused(refusal) => return Err(refusal.error.clone()),
             Entry::Cold(point) => point,
         };
         // Only a folder without a point (a new one) or as a clean close left it is cold. One that has a point has long
@@ -813,7 +834,8 @@ impl Shared {
                 Ok(core)
             }
             Err(error @ Error::Corrupt { .. }) => {
-                *entry = Entry::Refused(error.clone());
+                let point = point.clone();
+                *entry = Entry::Refused(Refusal { error: error.clone(), point, is_as_closed: true });
                 Err(error)
             }
             Err(error) => Err(error),
@@ -1061,10 +1083,9 @@ impl Shared {
                     Entry::Live(core) => {
                         points.insert(tp, core.point());
                     }
-                    Entry::Cold(Some(point)) => {
-                        points.insert(tp, point.clone());
+                    Entry::Cold(point) | Entry::Refused(Refusal { point, .. }) => {
+                        points.extend(point.clone().map(|point| (tp, point)));
                     }
-                    Entry::Cold(None) | Entry::Refused(_) => {}
                 }
             }
         }
@@ -1106,11 +1127,11 @@ impl Shared {
         }
         self.background.wake_all();
         // Without every partition synced and cut, the next open has to look for itself.
-        let refused = self.topics.read().unwrap().values().any(|topic| {
-            topic.partitions.iter().any(|entry| matches!(&*entry.lock().unwrap(), Entry::Refused(_)))
-        });
+        let is_open = |entry: &Arc<Mutex<Entry>>| matches!(&*entry.lock().unwrap(), Entry::Refused(refusal) if !refusal.is_as_closed);
+        let unfinished =
+            self.topics.read().unwrap().values().any(|topic| topic.partitions.iter().any(is_open));
         let wrote = self
-            .write_checkpoint(first.is_ok() && !refused)
+            .write_checkpoint(first.is_ok() && !unfinished)
             .and_then(|()| write_kafka_files(&*self.env.disk, &self.dir, &self.points()));
         // Let go of the partitions: handles that are still out there keep only their own.
         self.topics.write().unwrap().clear();
