@@ -448,6 +448,38 @@ fn what_was_refused_is_refused_until_it_is_restored() {
     }
 }
 
+/// The oldest segment is what retention would remove; but after a clean close it has nothing left to say, and whoever
+/// removed the file then took records away. After a crash it may just have been retention: then the report says so.
+#[test]
+fn the_oldest_segment_is_missed_too() {
+    let tp = TopicPartition::new("plain", 0);
+    for image in images() {
+        let dir = scratch();
+        restore(&image, dir.path());
+        let oldest = image.files.keys().find(|path| path.starts_with("plain-0") && is_log(path)).unwrap();
+        fs::remove_file(dir.path().join(oldest)).unwrap();
+        let sent = &image.sent[&tp];
+        if image.clean {
+            for _ in 0..2 {
+                let girok = open(dir.path()).unwrap();
+                let error = girok.log().partition(&tp).expect_err("records are gone").to_string();
+                assert!(error.contains(oldest.to_str().unwrap()), "{error}");
+                let other = girok.log().partition(&TopicPartition::new("plain", 1)).unwrap();
+                assert_eq!(read(&other, &image.sent[other.name()]).unwrap(), other.end_offset().get());
+                girok.close().unwrap();
+            }
+            fs::write(dir.path().join(oldest), &image.files[oldest]).unwrap();
+        }
+        let girok = open(dir.path()).unwrap();
+        let notes = &girok.recovery().report().notes;
+        let is_noted = notes.iter().any(|note| note.contains("plain-0") && note.contains("retention"));
+        assert_eq!(is_noted, !image.clean, "{notes:?}");
+        let partition = girok.log().partition(&tp).unwrap();
+        assert_eq!(partition.start_offset() > Offset::ZERO, !image.clean);
+        assert_eq!(read(&partition, sent).unwrap(), sent.len() as i64);
+    }
+}
+
 /// A bit of `girok.checkpoint` flips: its CRC-32 notices, the report names the file, and every partition is read from
 /// its start instead of being trusted. Nothing is lost.
 #[test]

@@ -712,6 +712,7 @@ impl Shared {
             gauges: &self.gauges,
             buffered: self.buffered,
             point: point.as_ref(),
+            is_as_closed: false,
             adopted_start: adopted.get(tp).copied(),
             boot: self.boot,
         };
@@ -821,6 +822,7 @@ impl Shared {
             gauges: &self.gauges,
             buffered: self.buffered,
             point: point.as_ref(),
+            is_as_closed: true,
             adopted_start: None,
             boot: self.boot,
         };
@@ -1124,6 +1126,7 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         for core in &live {
             core.wake_everybody();
+            core.finish_removals();
         }
         self.background.wake_all();
         // Without every partition synced and cut, the next open has to look for itself.

@@ -125,6 +125,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) buffered: bool,
     /// What is known good. `None`: nothing is.
     pub(crate) point: Option<&'a PartitionPoint>,
+    /// Nobody has removed anything since the point was made: the directory was closed cleanly with it.
+    pub(crate) is_as_closed: bool,
     /// Kafka's log-start-offset-checkpoint, for a folder that Kafka wrote.
     pub(crate) adopted_start: Option<Offset>,
     pub(crate) boot: u64,
@@ -412,7 +414,7 @@ impl Recovery<'_> {
         // a hole is a lost end of the earlier one.
         let holes = point.is_none() || self.config.is_compacted();
         let replaced = self.replaced(found)?;
-        self.check_nothing_missing(found, &replaced)?;
+        self.check_nothing_missing(found, &replaced, notes)?;
 
         let mut report = PartitionReport {
             partition: self.name.clone(),
@@ -577,10 +579,21 @@ impl Recovery<'_> {
         Ok(last.is_some_and(|last| last.header().next_offset() <= next))
     }
 
-    /// Every segment that was known good is still there, or compaction has put what is left of it elsewhere.
-    fn check_nothing_missing(&self, found: &[Found], replaced: &BTreeMap<Offset, Mark>) -> Result<()> {
+    /// Every segment that was known good is still there, or compaction has put what is left of it elsewhere, or it was
+    /// removed on purpose.
+    ///
+    /// Retention frees room, so it must not need any: it removes the oldest segments first, and the checkpoint hears of
+    /// it later. After a crash the oldest may therefore be gone, which is said and no more; after a clean close the
+    /// checkpoint has heard of everything.
+    fn check_nothing_missing(
+        &self,
+        found: &[Found],
+        replaced: &BTreeMap<Offset, Mark>,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
         let Some(point) = self.point else { return Ok(()) };
         let first = found.first().map(|segment| segment.base);
+        let mut retired = 0;
         for known in &point.segments {
             let there = found.iter().any(|segment| segment.base == known.base);
             let end = known.base + known.records as i64;
@@ -588,13 +601,22 @@ impl Recovery<'_> {
                 .range(..known.base)
                 .next_back()
                 .is_some_and(|(base, mark)| *base + mark.records() as i64 >= end);
-            // Retention removes the oldest, and what lies wholly below the start was deleted. Everything else is loss.
-            let retired =
-                first.is_some_and(|first| known.base < first) || end <= point.log_start || elsewhere;
-            if !there && !retired && known.bytes > 0 {
+            // What lies wholly below the start was deleted.
+            if there || known.bytes == 0 || end <= point.log_start || elsewhere {
+                continue;
+            }
+            if self.is_as_closed || first.is_none_or(|first| known.base >= first) {
                 let path = self.folder.join(file_name(known.base, "log"));
                 return Err(self.corrupt_below(&path, 0, known.base, known.base));
             }
+            retired += 1;
+        }
+        if let Some(first) = first.filter(|_| retired > 0) {
+            notes.push(format!(
+                "{}: {retired} segments that girok.checkpoint knows are gone, everything below offset {first}: taken for \
+                 removed by retention just before the crash",
+                self.folder.display()
+            ));
         }
         Ok(())
     }
