@@ -304,6 +304,7 @@ fn examine(dir: &Path, image: &Image, damage: &Damage) -> Outcome {
                 }
                 // Lookups by offset give the same, whatever became of the indexes.
                 let start = partition.start_offset().get();
+                assert_eq!(start, if *tp == TopicPartition::new("plain", 1) { 3 } else { 0 }, "{tp}");
                 for at in (start..end).step_by(5) {
                     let mut reader = partition.reader(Offset::new(at));
                     let view = reader.read(&FetchBounds { bytes_max: 1, ..FetchBounds::default() }).unwrap();
@@ -507,6 +508,87 @@ fn a_flipped_checkpoint_bit_is_named() {
             assert_eq!(read(&partition, sent).unwrap(), sent.len() as i64);
         }
         girok.close().unwrap();
+    }
+}
+
+/// What cannot be found out from a log is where `delete_records` made it start. Whatever becomes of the checkpoint, what
+/// was deleted stays deleted, also after a crash; and a topic that is made again under the name starts at 0.
+#[test]
+fn what_was_deleted_stays_deleted_without_the_checkpoint() {
+    let tp = TopicPartition::new("plain", 1);
+    for image in images() {
+        for how in ["no checkpoint", "a damaged header", "a damaged point"] {
+            let dir = scratch();
+            restore(&image, dir.path());
+            let spoil = || {
+                let path = dir.path().join("girok.checkpoint");
+                let mut bytes = fs::read(&path).unwrap();
+                match how {
+                    "no checkpoint" => return fs::remove_file(path).unwrap(),
+                    "a damaged header" => bytes[3] ^= 1,
+                    _ => *bytes.last_mut().unwrap() ^= 1,
+                }
+                fs::write(path, bytes).unwrap();
+            };
+            spoil();
+            for _ in 0..2 {
+                let girok = open(dir.path()).unwrap();
+                let partition = girok.log().partition(&tp).unwrap();
+                assert_eq!(partition.start_offset(), Offset::new(3), "{} directory, {how}", image.name);
+                assert_eq!(read(&partition, &image.sent[&tp]).unwrap(), image.sent[&tp].len() as i64);
+                girok.close().unwrap();
+                spoil();
+            }
+
+            let girok = open(dir.path()).unwrap();
+            girok.admin().delete_topic("plain").unwrap();
+            girok.admin().create_topic("plain", 2, TopicConfig::default()).unwrap();
+            let producer = girok.producer().build().unwrap();
+            for _ in 0..5 {
+                producer.send(ProducerRecord::new("plain", "anew").partition(1)).unwrap().wait().unwrap();
+            }
+            let mut files = BTreeMap::new();
+            files_in(dir.path(), dir.path(), &mut files);
+            drop((producer, girok));
+            files.into_iter().for_each(|(path, bytes)| fs::write(dir.path().join(path), bytes).unwrap());
+            spoil();
+            let girok = open(dir.path()).unwrap();
+            let partition = girok.log().partition(&tp).unwrap();
+            assert_eq!((partition.start_offset(), partition.end_offset()), (Offset::ZERO, Offset::new(5)));
+        }
+    }
+}
+
+/// The file that knows the start has no checksum. A start beyond the end of the log hides what is there, and says so;
+/// it removes nothing, and does not hide what is appended next.
+#[test]
+fn a_start_beyond_the_end_removes_nothing() {
+    let tp = TopicPartition::new("plain", 1);
+    for image in images() {
+        let dir = scratch();
+        restore(&image, dir.path());
+        fs::remove_file(dir.path().join("girok.checkpoint")).unwrap();
+        fs::write(dir.path().join("log-start-offset-checkpoint"), "0\n1\nplain 1 900\n").unwrap();
+        let girok = open(dir.path()).unwrap();
+        let notes = &girok.recovery().report().notes;
+        assert!(notes.iter().any(|note| note.contains("plain-1") && note.contains("900")), "{notes:?}");
+        let partition = girok.log().partition(&tp).unwrap();
+        let end = Offset::new(image.sent[&tp].len() as i64);
+        assert_eq!((partition.start_offset(), partition.end_offset()), (end, end));
+        for (path, bytes) in
+            image.files.iter().filter(|(path, _)| path.starts_with("plain-1") && is_log(path))
+        {
+            assert!(bytes.starts_with(&fs::read(dir.path().join(path)).unwrap()), "{path:?} is still there");
+        }
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(Timestamp::from_millis(1), None, Some(b"on"), &[]).unwrap();
+        partition.append(&builder.finish().unwrap()).unwrap();
+        partition.sync().unwrap();
+        drop((partition, girok));
+        fs::remove_file(dir.path().join("girok.checkpoint")).unwrap();
+        let girok = open(dir.path()).unwrap();
+        let partition = girok.log().partition(&tp).unwrap();
+        assert_eq!((partition.start_offset(), partition.end_offset()), (end, end + 1));
     }
 }
 

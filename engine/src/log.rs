@@ -97,11 +97,25 @@ enum Entry {
     Refused(Refusal),
 }
 
+impl Entry {
+    /// The first offset that may be read, as far as it is known.
+    fn start(&self) -> Offset {
+        let of = |point: &Option<PartitionPoint>| point.as_ref().map(|point| point.log_start);
+        match self {
+            Entry::Live(core) => core.log_start(),
+            Entry::Cold(point) => of(point).unwrap_or(Offset::ZERO),
+            Entry::Refused(refusal) => of(&refusal.point).or(refusal.start).unwrap_or(Offset::ZERO),
+        }
+    }
+}
+
 /// Why a partition cannot be used, and what is to be remembered of it. Were its point forgotten, the next open would
 /// know nothing of what is missing, and cut away what is left.
 struct Refusal {
     error: Error,
     point: Option<PartitionPoint>,
+    /// Where it starts, if only Kafka's file knows.
+    start: Option<Offset>,
     /// Its files are still what the point was made of, but for the damage: the directory can be closed cleanly.
     is_as_closed: bool,
 }
@@ -110,6 +124,8 @@ struct Refusal {
 struct Opening<'a> {
     /// Folders that were taken in, and where they start.
     adopted: &'a BTreeMap<TopicPartition, Offset>,
+    /// Where partitions start of which the checkpoint says nothing.
+    starts: BTreeMap<TopicPartition, Offset>,
     report: &'a mut RecoveryReport,
     unsynced: Unsynced,
     /// What was known of the partitions that wait for their syncs.
@@ -316,8 +332,10 @@ impl Log {
             boot,
         });
         let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
+        let starts = if clean { BTreeMap::new() } else { load_starts(disk, &dir, &mut report.notes) };
         let mut opening = Opening {
             adopted: &adopted,
+            starts,
             report: &mut report,
             unsynced: Unsynced::default(),
             points: BTreeMap::new(),
@@ -337,13 +355,13 @@ impl Log {
             }
             topics.insert(name.clone(), Topic { id: topic.id, config, partitions });
         }
-        let mut from = opening.points;
+        let (mut from, starts) = (opening.points, opening.starts);
         for (tp, error) in opening.unsynced.finish(disk) {
             let entry = &topics[tp.topic()].partitions[tp.partition() as usize];
             let mut entry = entry.lock().unwrap();
             if !matches!(*entry, Entry::Refused(_)) {
-                let point = from.remove(&tp).flatten();
-                *entry = Entry::Refused(Refusal { error: error.clone(), point, is_as_closed: false });
+                let (point, start) = (from.remove(&tp).flatten(), starts.get(&tp).copied());
+                *entry = Entry::Refused(Refusal { error: error.clone(), point, start, is_as_closed: false });
                 report.partitions.retain(|one| one.partition != tp);
                 report.refused.push((tp, error));
             }
@@ -353,6 +371,11 @@ impl Log {
         if !clean || !adopted.is_empty() {
             // What was just established need not be established again after the next crash.
             log.0.shared.save_checkpoint()?;
+            // A start that was beyond the end would hide what is appended from now on.
+            let now = log.0.shared.starts();
+            if starts.iter().any(|(tp, start)| now.get(tp).is_some_and(|now| now < start)) {
+                log.0.shared.save_starts()?;
+            }
         }
         if !adopted.is_empty() {
             meta.store(disk, &dir)?;
@@ -501,6 +524,10 @@ impl Log {
                 }
             }
             remove_folder(&shared.env, &shared.dir.join(TopicPartition::new(name, number as i32).folder()))?;
+        }
+        // Another topic of that name starts at 0.
+        if topic.partitions.iter().any(|entry| entry.lock().unwrap().start() > Offset::ZERO) {
+            shared.save_starts()?;
         }
         shared.change_meta(|meta| {
             meta.deleting.remove(name);
@@ -703,7 +730,9 @@ impl Shared {
         opening: &mut Opening<'_>,
     ) -> Entry {
         let Entry::Cold(point) = entry else { return entry };
-        let Opening { adopted, report, unsynced, points } = opening;
+        let Opening { adopted, starts, report, unsynced, points } = opening;
+        let adopted_start = adopted.get(tp).copied();
+        let start = adopted_start.or_else(|| starts.get(tp).copied());
         let recovery = Recovery {
             disk: &*self.env.disk,
             folder: self.dir.join(tp.folder()).into(),
@@ -713,19 +742,20 @@ impl Shared {
             buffered: self.buffered,
             point: point.as_ref(),
             is_as_closed: false,
-            adopted_start: adopted.get(tp).copied(),
+            start,
+            is_adopted: adopted_start.is_some(),
             boot: self.boot,
         };
-        if !adopted.contains_key(tp) && matches!(recovery.is_untouched(), Ok(true)) {
+        if adopted_start.is_none() && matches!(recovery.is_untouched(), Ok(true)) {
             let epochs = recovery.leader_epochs(point.as_ref());
             return match (epochs, point) {
                 (_, None) => Entry::Cold(None),
                 (Ok(leader_epochs), Some(point)) => {
                     Entry::Cold(Some(PartitionPoint { leader_epochs, ..point }))
                 }
-                (Err(error), _) => {
+                (Err(error), point) => {
                     report.refused.push((tp.clone(), error.clone()));
-                    Entry::Refused(error)
+                    Entry::Refused(Refusal { error, point, start, is_as_closed: false })
                 }
             };
         }
@@ -740,7 +770,7 @@ impl Shared {
             }
             Err(error) => {
                 report.refused.push((tp.clone(), error.clone()));
-                Entry::Refused(Refusal { error, point, is_as_closed: false })
+                Entry::Refused(Refusal { error, point, start, is_as_closed: false })
             }
         }
     }
@@ -823,7 +853,8 @@ impl Shared {
             buffered: self.buffered,
             point: point.as_ref(),
             is_as_closed: true,
-            adopted_start: None,
+            start: None,
+            is_adopted: false,
             boot: self.boot,
         };
         let mut unsynced = Unsynced::default();
@@ -837,7 +868,8 @@ impl Shared {
             }
             Err(error @ Error::Corrupt { .. }) => {
                 let point = point.clone();
-                *entry = Entry::Refused(Refusal { error: error.clone(), point, is_as_closed: true });
+                *entry =
+                    Entry::Refused(Refusal { error: error.clone(), point, start: None, is_as_closed: true });
                 Err(error)
             }
             Err(error) => Err(error),
@@ -1098,6 +1130,26 @@ impl Shared {
         self.write_checkpoint(false)
     }
 
+    /// Where each partition starts.
+    fn starts(&self) -> BTreeMap<TopicPartition, Offset> {
+        let topics = self.topics.read().unwrap();
+        let mut starts = BTreeMap::new();
+        for (name, topic) in topics.iter() {
+            for (number, entry) in topic.partitions.iter().enumerate() {
+                let start = entry.lock().unwrap().start();
+                starts.insert(TopicPartition::new(name.as_str(), number as i32), start);
+            }
+        }
+        starts
+    }
+
+    /// Writes Kafka's file of where partitions start. It is asked when `girok.checkpoint` is damaged, because a start
+    /// that `delete_records` chose is the one thing that cannot be found out from the logs.
+    pub(crate) fn save_starts(&self) -> Result<()> {
+        let _one_at_a_time = self.saving.lock().unwrap();
+        write_starts(&*self.env.disk, &self.dir, self.starts())
+    }
+
     fn write_checkpoint(&self, clean: bool) -> Result<()> {
         let mut saving = self.saving.lock().unwrap();
         *saving = Some(self.env.clock.now());
@@ -1130,12 +1182,16 @@ impl Shared {
         }
         self.background.wake_all();
         // Without every partition synced and cut, the next open has to look for itself.
-        let is_open = |entry: &Arc<Mutex<Entry>>| matches!(&*entry.lock().unwrap(), Entry::Refused(refusal) if !refusal.is_as_closed);
+        let is_open = |entry: &Arc<Mutex<Entry>>| match &*entry.lock().unwrap() {
+            Entry::Refused(refusal) => !refusal.is_as_closed,
+            Entry::Cold(_) | Entry::Live(_) => false,
+        };
         let unfinished =
             self.topics.read().unwrap().values().any(|topic| topic.partitions.iter().any(is_open));
-        let wrote = self
-            .write_checkpoint(first.is_ok() && !unfinished)
-            .and_then(|()| write_kafka_files(&*self.env.disk, &self.dir, &self.points()));
+        let wrote = self.write_checkpoint(first.is_ok() && !unfinished).and_then(|()| {
+            let _one_at_a_time = self.saving.lock().unwrap();
+            write_kafka_files(&*self.env.disk, &self.dir, &self.points(), self.starts())
+        });
         // Let go of the partitions: handles that are still out there keep only their own.
         self.topics.write().unwrap().clear();
         first.and(wrote)
@@ -1178,22 +1234,42 @@ pub(crate) fn write_kafka_files(
     disk: &dyn Disk,
     dir: &Path,
     points: &BTreeMap<TopicPartition, PartitionPoint>,
+    starts: BTreeMap<TopicPartition, Offset>,
 ) -> Result<()> {
+    write_starts(disk, dir, starts)?;
     let offsets = |of: fn(&PartitionPoint) -> Offset, from: Offset| -> BTreeMap<_, _> {
         let all = points.iter().map(|(tp, point)| (tp.clone(), of(point)));
         all.filter(|(_, offset)| *offset >= from).collect()
     };
-    let first = Offset::new(1);
     for (name, offsets) in [
-        (kafka_files::LOG_START_OFFSET_CHECKPOINT, offsets(|point| point.log_start, first)),
         (kafka_files::RECOVERY_POINT_OFFSET_CHECKPOINT, offsets(|point| point.recovery_point, Offset::ZERO)),
-        (kafka_files::CLEANER_OFFSET_CHECKPOINT, offsets(|point| point.cleaned_to, first)),
+        (kafka_files::CLEANER_OFFSET_CHECKPOINT, offsets(|point| point.cleaned_to, Offset::new(1))),
     ] {
         let path = dir.join(name);
         let bytes = kafka_files::offset_checkpoint_bytes(&offsets);
         crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))?;
     }
     Ok(())
+}
+
+/// Writes `log-start-offset-checkpoint`, which names only starts above 0.
+fn write_starts(disk: &dyn Disk, dir: &Path, mut starts: BTreeMap<TopicPartition, Offset>) -> Result<()> {
+    starts.retain(|_, start| *start > Offset::ZERO);
+    let path = dir.join(kafka_files::LOG_START_OFFSET_CHECKPOINT);
+    let bytes = kafka_files::offset_checkpoint_bytes(&starts);
+    crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))
+}
+
+/// Reads it, or says what that means for partitions without a point.
+fn load_starts(disk: &dyn Disk, dir: &Path, notes: &mut Vec<String>) -> BTreeMap<TopicPartition, Offset> {
+    let path = dir.join(kafka_files::LOG_START_OFFSET_CHECKPOINT);
+    kafka_files::read_offset_checkpoint(disk, &path).unwrap_or_else(|error| {
+        notes.push(format!(
+            "{error}; where girok.checkpoint has no point for a partition, records that delete_records hid may be \
+             readable again"
+        ));
+        BTreeMap::new()
+    })
 }
 
 /// Whether a partition that nobody has touched holds something for retention or compaction to look at.
@@ -1305,6 +1381,15 @@ fn adopt(
 
 /// Finishes removing topics whose removal a crash interrupted.
 fn finish_deletes(env: &Env, dir: &Path, meta: &mut DirMeta, notes: &mut Vec<String>) -> Result<()> {
+    let path = dir.join(kafka_files::LOG_START_OFFSET_CHECKPOINT);
+    if !meta.deleting.is_empty()
+        && let Ok(mut starts) = kafka_files::read_offset_checkpoint(&*env.disk, &path)
+        && starts.keys().any(|tp| meta.deleting.contains_key(tp.topic()))
+    {
+        // Another topic of that name starts at 0.
+        starts.retain(|tp, _| !meta.deleting.contains_key(tp.topic()));
+        write_starts(&*env.disk, dir, starts)?;
+    }
     for (name, partitions) in std::mem::take(&mut meta.deleting) {
         for number in 0..partitions {
             remove_folder(env, &dir.join(TopicPartition::new(name.as_str(), number).folder()))?;

@@ -488,6 +488,7 @@ impl Partition {
         core.raise_start(before);
         core.remove_below_start()?;
         core.log.save_checkpoint()?;
+        core.log.save_starts()?;
         Ok(core.log_start())
     }
 

@@ -127,8 +127,10 @@ pub(crate) struct Recovery<'a> {
     pub(crate) point: Option<&'a PartitionPoint>,
     /// Nobody has removed anything since the point was made: the directory was closed cleanly with it.
     pub(crate) is_as_closed: bool,
-    /// Kafka's log-start-offset-checkpoint, for a folder that Kafka wrote.
-    pub(crate) adopted_start: Option<Offset>,
+    /// Where the log starts by Kafka's log-start-offset-checkpoint, which is asked where there is no point.
+    pub(crate) start: Option<Offset>,
+    /// Kafka wrote the folder.
+    pub(crate) is_adopted: bool,
     pub(crate) boot: u64,
 }
 
@@ -408,7 +410,7 @@ impl Recovery<'_> {
         let point = self.point;
         let known = |base: Offset| point.and_then(|p| p.segments.iter().find(|s| s.base == base));
         let recovery_point = point.map_or(Offset::ZERO, |p| p.recovery_point);
-        let log_start = point.map(|p| p.log_start).or(self.adopted_start).unwrap_or(Offset::ZERO);
+        let log_start = point.map(|p| p.log_start).or(self.start).unwrap_or(Offset::ZERO);
         // Compaction leaves holes between batches; who knows nothing must reckon with it. Nothing else does: where a
         // batch stands decides its offset. Between segments our compaction leaves none, Kafka's may; anywhere else such
         // a hole is a lost end of the earlier one.
@@ -445,7 +447,7 @@ impl Recovery<'_> {
             // compaction had left a hole).
             let follows = next.is_none_or(|next| {
                 let was_whole = known(file.base).is_some() && file.base <= recovery_point;
-                file.base == next || (file.base > next && (self.adopted_start.is_some() || was_whole))
+                file.base == next || (file.base > next && (self.is_adopted || was_whole))
             });
             if cut || !follows {
                 if file.base < recovery_point && !cut {
@@ -508,6 +510,17 @@ impl Recovery<'_> {
         {
             let end = last.published.get();
             segments.push(self.segment(last.base, end, last.verified(), false, None));
+        }
+        // That file has no checksum: nothing is removed on its word, only hidden.
+        let end = next.unwrap_or(Offset::ZERO);
+        let is_beyond = point.is_none() && !self.is_adopted && log_start > end;
+        let log_start = if is_beyond { end } else { log_start };
+        if let Some(start) = self.start.filter(|_| is_beyond) {
+            notes.push(format!(
+                "{}: starts at offset {start}, says {}, and ends before, at {end}: all that is left of it is hidden",
+                self.folder.display(),
+                kafka_files::LOG_START_OFFSET_CHECKPOINT
+            ));
         }
         let mut epochs = self.leader_epochs(point)?;
         report.end = next.unwrap_or(log_start).max(log_start);
