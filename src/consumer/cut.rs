@@ -2,15 +2,35 @@
 //!
 //! Plain functions of bytes. A poll hands out at most so many records, a batch may hold more, compaction leaves holes,
 //! control batches are nobody's business, and the first batch may begin before the offset that was asked for.
+//!
+//! A batch that is taken in pieces is walked once in all: each cut walks what it takes, to know the place where the next
+//! one begins. Records are as long as they like, so there is no other way to that place.
 
 use girok_engine::Offset;
-use girok_engine::batch::{Batch, Flaw, Header};
+use girok_engine::batch::{Batch, Flaw, Header, RecordPlace};
+
+/// How far one has read in bytes of whole batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// Where the next batch begins.
+    pub(crate) at: usize,
+    /// Where in it the next record does.
+    pub(crate) place: RecordPlace,
+}
+
+impl Spot {
+    /// Before the batch at `at`.
+    pub(crate) fn before(at: usize) -> Self {
+        Spot { at, place: RecordPlace::default() }
+    }
+}
 
 /// A stretch of whole batches, and which of their offsets are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// Bytes of the batches.
-    pub(crate) start: usize,
+    /// The first of the batches, and where in it the records that are meant begin, or a little before.
+    pub(crate) start: Spot,
+    /// The end of the last batch.
     pub(crate) end: usize,
     /// Offsets from here ...
     pub(crate) from: Offset,
@@ -18,19 +38,20 @@ pub(crate) struct Cut {
     pub(crate) next: Offset,
     /// How many records that is.
     pub(crate) len: usize,
-    /// Where the next cut begins: `end`, or the last batch again if only part of it was taken.
-    pub(crate) resume: usize,
+    /// Where the next cut begins: at `end`, or in the last batch if only part of it was taken.
+    pub(crate) resume: Spot,
 }
 
-/// Takes up to `max` records from `from` on, beginning with the batch at `start`. Stops before a compressed batch, and
+/// Takes up to `max` records from `from` on, beginning at `start`. Stops before a compressed batch, and
 /// before one that does not fit any more: only a batch that is larger than `max` by itself is taken in pieces, because
 /// the way to the second piece leads through the first.
 /// A cut without records means: nothing but control batches and holes up to `next`, go on from `resume`.
-pub(crate) fn cut(bytes: &[u8], start: usize, from: Offset, max: usize) -> Result<Cut, Flaw> {
-    let mut cut = Cut { start, end: start, from, next: from, len: 0, resume: start };
-    while cut.resume < bytes.len() && cut.len < max {
-        let header = Header::parse(&bytes[cut.resume..]).map_err(|flaw| flaw.moved(cut.resume))?;
-        let behind = cut.resume + header.size();
+pub(crate) fn cut(bytes: &[u8], start: Spot, from: Offset, max: usize) -> Result<Cut, Flaw> {
+    let mut cut = Cut { start, end: start.at, from, next: from, len: 0, resume: start };
+    while cut.resume.at < bytes.len() && cut.len < max {
+        let Spot { at, place } = cut.resume;
+        let header = Header::parse(&bytes[at..]).map_err(|flaw| flaw.moved(at))?;
+        let behind = at + header.size();
         if header.is_control() {
             cut.pass(&header, behind);
             continue;
@@ -41,22 +62,33 @@ pub(crate) fn cut(bytes: &[u8], start: usize, from: Offset, max: usize) -> Resul
         let first = cut.next.max(header.base_offset);
         let is_dense = header.record_count as i64 == header.last_offset_delta as i64 + 1;
         let room = max - cut.len;
-        let (here, up_to) = if is_dense {
-            let all = (header.next_offset() - first).max(0) as usize;
-            (all.min(room), first + all.min(room) as i64)
-        } else if first == header.base_offset && header.record_count as usize <= room {
-            (header.record_count as usize, header.next_offset())
+        let all = if is_dense {
+            Some((header.next_offset() - first).max(0) as usize)
         } else {
-            count_sparse(&Batch::parse(&bytes[cut.resume..])?, first, room)?
+            // How many of a batch with holes are left is known only at its start.
+            (first == header.base_offset).then_some(header.record_count as usize)
         };
-        if up_to < header.next_offset() && cut.len > 0 {
+        if let Some(all) = all.filter(|all| *all <= room) {
+            cut.len += all;
+            cut.pass(&header, behind);
+            continue;
+        }
+        if cut.len > 0 && all.is_some() {
+            // By its count it does not fit any more.
             break;
         }
-        cut.len += here;
-        if up_to >= header.next_offset() {
+        let piece = take_piece(&Batch::parse(&bytes[at..])?, place, first, room)?;
+        if piece.next < header.next_offset() && cut.len > 0 {
+            break;
+        }
+        cut.len += piece.len;
+        if cut.len == piece.len {
+            cut.start.place = piece.begin;
+        }
+        if piece.next >= header.next_offset() {
             cut.pass(&header, behind);
         } else {
-            (cut.next, cut.end) = (up_to, behind);
+            (cut.next, cut.end, cut.resume.place) = (piece.next, behind, piece.end);
             break;
         }
     }
@@ -66,27 +98,63 @@ pub(crate) fn cut(bytes: &[u8], start: usize, from: Offset, max: usize) -> Resul
 impl Cut {
     fn pass(&mut self, header: &Header, behind: usize) {
         self.next = self.next.max(header.next_offset());
-        (self.end, self.resume) = (behind, behind);
+        (self.end, self.resume) = (behind, Spot::before(behind));
         if self.len == 0 {
-            self.start = behind;
+            self.start = self.resume;
         }
     }
 }
 
-/// How many records a batch with holes has from `first` on, up to `room`, and the offset behind the last of them.
-fn count_sparse(batch: &Batch<'_>, first: Offset, room: usize) -> Result<(usize, Offset), Flaw> {
-    let mut count = 0;
-    for record in batch.records() {
-        let record = record?;
-        if record.offset() < first {
-            continue;
+/// Some of a batch's records.
+struct Piece {
+    len: usize,
+    begin: RecordPlace,
+    end: RecordPlace,
+    /// The offset of the record behind them, or behind the batch.
+    next: Offset,
+}
+
+/// The records of a batch from `first` on, `room` at most. Walks from `place`, which is at or before them.
+fn take_piece(batch: &Batch<'_>, place: RecordPlace, first: Offset, room: usize) -> Result<Piece, Flaw> {
+    let mut records = batch.records_from(place);
+    let mut piece = Piece { len: 0, begin: place, end: place, next: batch.header().next_offset() };
+    while let Some(record) = records.next() {
+        effort::walked();
+        let offset = record?.offset();
+        if offset < first {
+            piece.begin = records.place();
+        } else if piece.len == room {
+            piece.next = offset;
+            break;
+        } else {
+            piece.len += 1;
         }
-        if count == room {
-            return Ok((count, record.offset()));
-        }
-        count += 1;
+        piece.end = records.place();
     }
-    Ok((count, batch.header().next_offset()))
+    Ok(piece)
+}
+
+/// What the way to the records costs, counted: for tests, which ask no clock.
+pub(crate) mod effort {
+    #[cfg(test)]
+    thread_local! {
+        pub(crate) static WALKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+        pub(crate) static INFLATED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// A batch was inflated.
+    #[inline(always)]
+    pub(crate) fn inflated() {
+        #[cfg(test)]
+        INFLATED.set(INFLATED.get() + 1);
+    }
+
+    /// A record was decoded that is not the one somebody gets now.
+    #[inline(always)]
+    pub(crate) fn walked() {
+        #[cfg(test)]
+        WALKED.set(WALKED.get() + 1);
+    }
 }
 
 /// Walks every record and header of an uncompressed batch, so that nobody need look for errors again.
@@ -113,7 +181,7 @@ pub(crate) fn walk(batch: &Batch<'_>) -> Result<(), Flaw> {
 mod tests {
     use super::*;
     use girok_engine::Timestamp;
-    use girok_engine::batch::{BatchBuilder, Codec, batches};
+    use girok_engine::batch::{BatchBuilder, Codec, Retained, Scratch, batches, retain};
 
     fn batch(base: i64, records: usize) -> Vec<u8> {
         let mut builder = BatchBuilder::new(Codec::None);
@@ -126,19 +194,33 @@ mod tests {
         bytes
     }
 
+    /// A batch with holes, as compaction leaves it: of ten offsets from `base` on, those in `kept`.
+    fn sparse(base: i64, kept: &[i64]) -> Vec<u8> {
+        let bytes = batch(base, 10);
+        let keep = |record: &girok_engine::batch::Record<'_>| kept.contains(&record.offset().get());
+        let mut scratch = Scratch::default();
+        match retain(&Batch::parse(&bytes).unwrap(), &mut scratch, 1 << 20, None, keep).unwrap() {
+            Retained::Part(part) => part.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Every cut is at most as long as asked, and together they are everything, in order, once.
     #[test]
     fn cuts_cover_everything_once() {
-        let bytes = [batch(0, 3), batch(3, 10), batch(20, 1), batch(21, 4)].concat();
-        let all: Vec<i64> = (0..13).chain(20..25).collect();
+        let holes = [31, 32, 35, 36, 38];
+        let bytes = [batch(0, 3), batch(3, 10), batch(20, 1), batch(21, 4), sparse(30, &holes), batch(40, 5)]
+            .concat();
+        let all: Vec<i64> = (0..13).chain(20..25).chain(holes).chain(40..45).collect();
         for max in 1..20 {
-            for from in 0..25 {
-                let (mut at, mut position, mut seen) = (0, Offset::new(from), Vec::new());
-                while at < bytes.len() {
+            for from in 0..45 {
+                let (mut at, mut position, mut seen) = (Spot::default(), Offset::new(from), Vec::new());
+                while at.at < bytes.len() {
                     let cut = cut(&bytes, at, position, max).unwrap();
                     assert!(cut.len <= max);
-                    let offsets = batches(&bytes[cut.start..cut.end])
-                        .flat_map(|batch| batch.unwrap().records())
+                    let mut place = cut.start.place;
+                    let offsets = batches(&bytes[cut.start.at..cut.end])
+                        .flat_map(|batch| batch.unwrap().records_from(std::mem::take(&mut place)))
                         .map(|record| record.unwrap().offset())
                         .filter(|offset| (cut.from..cut.next).contains(offset));
                     let before = seen.len();

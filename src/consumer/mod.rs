@@ -30,7 +30,7 @@ use girok_engine::{FetchBounds, Moment, Offset, Reader, Timestamp, TopicPartitio
 use crate::core::{Known, Task, TimerKey};
 use crate::error::{Error, Result, invalid, unsupported};
 use crate::girok::Handle;
-use cut::{cut, walk};
+use cut::{Spot, cut, walk};
 use pool::Pool;
 use ready::Ready;
 use records::Keep;
@@ -236,10 +236,11 @@ struct Assigned {
     /// The position was set and not yet looked at.
     is_new: bool,
     paused: bool,
-    /// What was read and not yet returned: whole batches, and where the next one begins.
-    view: Option<(View, usize)>,
+    /// What was read and not yet returned: whole batches, and how far they were returned. A batch that is returned in many
+    /// pieces is walked, and inflated, once.
+    view: Option<(View, Spot)>,
     /// The same for batches of the view that were inflated.
-    plain: Option<(Arc<Vec<u8>>, usize)>,
+    plain: Option<(Arc<Vec<u8>>, Spot)>,
     waker: Waker,
     ticket: Ticket,
 }
@@ -593,9 +594,9 @@ impl Consumer {
                 let group = self.settings.group_id.as_deref().map(str::to_owned);
                 return Err(Error::NoOffset { partition: held.tp.clone(), group });
             };
-            let (keep, at) = match (&held.plain, &held.view) {
-                (Some((plain, at)), _) if *at < plain.len() => (Keep::Plain(plain.clone()), *at),
-                (_, Some((view, at))) if *at < view.bytes().len() => (Keep::View(view.clone()), *at),
+            let (keep, spot) = match (&held.plain, &held.view) {
+                (Some((plain, spot)), _) if spot.at < plain.len() => (Keep::Plain(plain.clone()), *spot),
+                (_, Some((view, spot))) if spot.at < view.bytes().len() => (Keep::View(view.clone()), *spot),
                 _ => {
                     if !self.fetch(index)? {
                         return Ok(None);
@@ -608,8 +609,8 @@ impl Consumer {
                 Keep::View(view) => view.bytes(),
                 Keep::Nothing => &[],
             };
-            let cut = cut(bytes, at, position, max).map_err(|flaw| held.flawed(None, flaw))?;
-            let is_stuck = cut.len == 0 && cut.resume == at;
+            let cut = cut(bytes, spot, position, max).map_err(|flaw| held.flawed(None, flaw))?;
+            let is_stuck = cut.len == 0 && cut.resume == spot;
             match &keep {
                 Keep::Plain(_) => held.plain.as_mut().expect("looked above").1 = cut.resume,
                 _ => held.view.as_mut().expect("looked above").1 = cut.resume,
@@ -624,7 +625,8 @@ impl Consumer {
                 return Ok(Some(Records {
                     topic_partition: held.tp.clone(),
                     keep,
-                    start: cut.start,
+                    start: cut.start.at,
+                    place: cut.start.place,
                     end: cut.end,
                     from: cut.from,
                     next: cut.next,
@@ -668,7 +670,7 @@ impl Consumer {
             return Ok(false);
         }
         let view = check(held, view, settings.check_crcs)?;
-        held.view = Some((view, 0));
+        held.view = Some((view, Spot::default()));
         Ok(true)
     }
 
@@ -687,9 +689,9 @@ impl Consumer {
         let core = &self.handle.core;
         let bytes_max = core.log.config().decompressed_bytes_max as usize;
         let held = &mut self.assigned[index];
-        let (view, at) = held.view.as_mut().expect("a compressed batch lies in a view");
+        let (view, spot) = held.view.as_mut().expect("a compressed batch lies in a view");
         let view = view.clone();
-        let (mut at, start) = (*at, *at);
+        let (mut at, start) = (spot.at, spot.at);
         let mut plain = self.pool.take();
         let mut records = 0;
         while at < view.bytes().len() {
@@ -697,6 +699,7 @@ impl Consumer {
             if !batch.header().is_compressed() {
                 break;
             }
+            cut::effort::inflated();
             let into = if at == start { &mut plain } else { &mut self.scratch };
             let inflated = decompress(&batch, into, bytes_max).and_then(|()| {
                 let image = Batch::parse(into)?;
@@ -725,8 +728,8 @@ impl Consumer {
         if self.scratch.capacity() > PLAIN_BYTES {
             self.scratch = Vec::new();
         }
-        held.view.as_mut().expect("looked above").1 = at;
-        held.plain = Some((self.pool.share(plain), 0));
+        held.view.as_mut().expect("looked above").1 = Spot::before(at);
+        held.plain = Some((self.pool.share(plain), Spot::default()));
         Ok(())
     }
 
@@ -1229,5 +1232,60 @@ impl Drop for NextRecords<'_> {
             core.timers.cancel(&key);
         }
         self.consumer.sleeper.waiters.leave(&mut self.consumer.ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut::effort::{INFLATED, WALKED};
+    use crate::{Codec, Durability, Girok, Offset, ProducerRecord, TopicConfig, TopicPartition};
+    use std::time::Duration;
+
+    /// A large batch that is returned in hundreds of pieces is inflated once, and walked once to find where each piece
+    /// begins: what a poll costs does not grow with how far into the batch it is.
+    #[test]
+    fn a_batch_in_pieces_is_walked_once() {
+        const RECORDS: usize = 20_000;
+        for codec in [Codec::None, Codec::Lz4] {
+            let girok = Girok::in_memory().unwrap();
+            let config = TopicConfig { durability: Durability::Written, ..TopicConfig::default() };
+            girok.admin().create_topic("orders", 1, config).unwrap();
+            let linger = Duration::from_secs(60);
+            let producer =
+                girok.producer().compression(codec).batch_size(1 << 20).linger(linger).build().unwrap();
+            for n in 0..RECORDS {
+                drop(producer.send(ProducerRecord::new("orders", n.to_string())).unwrap());
+            }
+            producer.flush().unwrap();
+
+            let mut consumer = girok.consumer().max_poll_records(50).build().unwrap();
+            consumer.assign(&[TopicPartition::new("orders", 0)]).unwrap();
+            let read_from = |consumer: &mut crate::Consumer, from: usize| {
+                WALKED.set(0);
+                INFLATED.set(0);
+                let (mut next, mut polls) = (from, 0);
+                while next < RECORDS {
+                    let records = consumer.poll_now().unwrap();
+                    polls += 1;
+                    for record in &records {
+                        assert_eq!(record.offset(), Offset::new(next as i64));
+                        assert_eq!(record.value(), Some(next.to_string().as_bytes()));
+                        next += 1;
+                    }
+                }
+                (polls, WALKED.get(), INFLATED.get())
+            };
+            let inflations = usize::from(codec != Codec::None);
+            let (polls, walked, inflated) = read_from(&mut consumer, 0);
+            assert_eq!((polls, inflated), (RECORDS / 50, inflations), "{codec}");
+            // Each piece looks at one more record, where it ends.
+            assert!(walked <= RECORDS + polls, "{codec}: {walked} records walked in {polls} polls");
+
+            // From the middle the way there is walked, once.
+            consumer.seek(&TopicPartition::new("orders", 0), Offset::new(9_990)).unwrap();
+            let (polls, walked, inflated) = read_from(&mut consumer, 9_990);
+            assert_eq!(inflated, inflations, "{codec}");
+            assert!(walked <= RECORDS + polls, "{codec}: {walked} records walked in {polls} polls");
+        }
     }
 }

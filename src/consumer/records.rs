@@ -9,7 +9,7 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 
-use girok_engine::batch::{self, Batch};
+use girok_engine::batch::{self, Batch, RecordPlace};
 use girok_engine::{Offset, Timestamp, TopicPartition, View};
 
 /// What keeps the bytes.
@@ -50,6 +50,8 @@ pub struct Records {
     /// Whole batches, somewhere in what is kept.
     pub(crate) start: usize,
     pub(crate) end: usize,
+    /// Where in the first of them to begin.
+    pub(crate) place: RecordPlace,
     /// Only offsets in `from..next` are meant.
     pub(crate) from: Offset,
     pub(crate) next: Offset,
@@ -63,6 +65,7 @@ impl Records {
             keep: Keep::Nothing,
             start: 0,
             end: 0,
+            place: RecordPlace::default(),
             from: Offset::ZERO,
             next: Offset::ZERO,
             len: 0,
@@ -97,7 +100,8 @@ impl Records {
     /// The records, in order of offset.
     #[inline]
     pub fn iter(&self) -> Iter<'_> {
-        Iter { records: self, rest: &self.bytes()[self.start..self.end], batch: None, left: self.len }
+        let rest = &self.bytes()[self.start..self.end];
+        Iter { records: self, rest, place: self.place, batch: None, left: self.len }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -151,6 +155,8 @@ impl<'a> IntoIterator for &'a Records {
 pub struct Iter<'a> {
     records: &'a Records,
     rest: &'a [u8],
+    /// Where to begin in the next batch.
+    place: RecordPlace,
     batch: Option<batch::Records<'a>>,
     left: usize,
 }
@@ -161,15 +167,16 @@ impl fmt::Debug for Iter<'_> {
     }
 }
 
-/// The records of the next batch that is not a control batch, and what is behind it. A function of bytes and not a method:
-/// an iterator whose address nobody takes stays in registers.
+/// The records of the next batch that is not a control batch, from `place` on if it is the very next, and what is behind it. A
+/// function of bytes and not a method: an iterator whose address nobody takes stays in registers.
 #[inline(never)]
-fn next_batch(mut rest: &[u8]) -> Option<(batch::Records<'_>, &[u8])> {
+fn next_batch(mut rest: &[u8], mut place: RecordPlace) -> Option<(batch::Records<'_>, &[u8])> {
     // What is here was walked before it was handed out, so a flaw would be ours; it ends the iteration.
     while let Ok(batch) = Batch::parse(rest) {
         rest = &rest[batch.bytes().len()..];
+        let begin = std::mem::take(&mut place);
         if !batch.header().is_control() {
-            return Some((batch.records(), rest));
+            return Some((batch.records_from(begin), rest));
         }
     }
     debug_assert!(rest.is_empty(), "a batch that was walked does not parse");
@@ -192,9 +199,10 @@ impl<'a> Iterator for Iter<'a> {
                         self.left -= 1;
                         return Some(Record { topic_partition: &self.records.topic_partition, inner });
                     }
+                    super::cut::effort::walked();
                 }
             }
-            let Some((batch, rest)) = next_batch(self.rest) else {
+            let Some((batch, rest)) = next_batch(self.rest, std::mem::take(&mut self.place)) else {
                 self.left = 0;
                 return None;
             };

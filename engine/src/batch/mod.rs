@@ -19,7 +19,7 @@ pub use builder::BatchBuilder;
 pub use codec::{Codec, CodecError, decompress};
 pub use control::Control;
 pub use header::{Attributes, Flaw, HEADER_BYTES, Header, TimestampType};
-pub use record::{Headers, Record, RecordHeader, Records};
+pub use record::{Headers, Record, RecordHeader, RecordPlace, Records};
 pub use retain::{Retained, Scratch, emptied, retain};
 pub use valid::ValidBatch;
 
@@ -94,6 +94,12 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn records(&self) -> Records<'a> {
         Records::new(&self.header(), self.bytes)
+    }
+
+    /// The same, from a place on that [`Records::place`] gave.
+    #[inline]
+    pub fn records_from(&self, place: RecordPlace) -> Records<'a> {
+        Records::from_place(&self.header, self.bytes, place)
     }
 }
 

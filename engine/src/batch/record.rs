@@ -301,13 +301,58 @@ pub struct Records<'a> {
     rest: &'a [u8],
     frame: Frame,
     left: u32,
+    /// How many there are in all, as the header says.
+    count: u32,
     /// Nothing more to say: the end was reached and checked, or an error was given.
     done: bool,
     /// The whole batch, to name what is wrong with it.
     batch: &'a [u8],
 }
 
+/// A place between two records of a batch, where one may [read on](super::Batch::records_from) without walking there
+/// again. The default is before the first. It means something only in the batch it was taken in.
+///
+/// ```
+/// # use girok_engine::Timestamp;
+/// # use girok_engine::batch::*;
+/// # let mut builder = BatchBuilder::new(Codec::None);
+/// for value in ["tea", "milk"] {
+///     builder.append(Timestamp::from_millis(7), None, Some(value.as_bytes()), &[])?;
+/// }
+/// let bytes = builder.finish()?.to_vec();
+/// let batch = Batch::parse(&bytes)?;
+/// let mut records = batch.records();
+/// assert_eq!(records.place(), RecordPlace::default());
+/// records.next();
+/// let place = records.place();
+/// assert_eq!(batch.records_from(place).next().unwrap()?.value(), Some(&b"milk"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// Bytes behind the header.
+    at: u32,
+    /// Records before it.
+    records: u32,
+}
+
 impl<'a> Records<'a> {
+    /// Where the next record begins.
+    #[inline]
+    pub fn place(&self) -> RecordPlace {
+        let at = (self.batch.len() - HEADER_BYTES - self.rest.len()) as u32;
+        RecordPlace { at, records: self.count - self.left }
+    }
+
+    #[inline]
+    pub(crate) fn from_place(header: &Header, batch: &'a [u8], place: RecordPlace) -> Self {
+        let mut records = Records::new(header, batch);
+        // A place of another batch may be anywhere; what is read there is checked like everything else.
+        records.rest = records.rest.get(place.at as usize..).unwrap_or_default();
+        records.left = records.left.saturating_sub(place.records);
+        records
+    }
+
     #[inline]
     pub(crate) fn new(header: &Header, batch: &'a [u8]) -> Self {
         let append_time =
@@ -322,6 +367,7 @@ impl<'a> Records<'a> {
                 last_offset_delta: header.last_offset_delta as u32,
             },
             left: header.record_count as u32,
+            count: header.record_count as u32,
             done: false,
             batch,
         }
