@@ -14,11 +14,10 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use girok_engine::wait::{Ticket, Waiters, block_on};
-use girok_engine::{Log, Moment, Offset, Partition, TopicConfig, TopicDescription, TopicPartition};
+use girok_engine::{Log, Moment, Offset, Partition, Process, TopicConfig, TopicDescription, TopicPartition};
 
 use crate::consumer::Sleeper;
 use crate::error::{Error, Result, do_all};
-use crate::fork::Process;
 use crate::groups::Groups;
 use crate::meters::Meters;
 use crate::producer::{Lane, Lanes};
@@ -139,9 +138,9 @@ impl Core {
     ) -> Arc<Self> {
         let now = log.env().clock.now();
         Arc::new(Core {
+            process: log.process(),
             log,
             groups,
-            process: Process::current(),
             auto_create,
             timers: Timers::default(),
             meters: Meters::new(metrics_interval, now),

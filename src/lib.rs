@@ -63,7 +63,6 @@ mod admin;
 mod consumer;
 mod core;
 mod error;
-mod fork;
 mod girok;
 mod groups;
 mod meters;

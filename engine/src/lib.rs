@@ -26,6 +26,7 @@ mod compact;
 mod config;
 mod env;
 mod error;
+mod fork;
 mod group_commit;
 mod index;
 pub mod inspect;
@@ -50,6 +51,7 @@ pub use config::{
 pub use disk::{MemoryDisk, SystemDisk};
 pub use env::{Chance, Clock, Env, Moment, SeededChance, SystemClock};
 pub use error::{Error, Place, Remedy, Result};
+pub use fork::Process;
 pub use log::{Log, Stats, TopicDescription};
 pub use partition::{Appended, FetchBounds, Partition, Reader};
 pub use recover::{PartitionReport, RecoveryReport};

@@ -20,6 +20,7 @@ use crate::config::{
 use crate::disk::{Counters, DirLock, Disk, Kind, LockError};
 use crate::env::{Env, Moment};
 use crate::error::{Error, Result};
+use crate::fork::Process;
 use crate::kafka_files::{self, Folder};
 use crate::meta::{DirMeta, TopicMeta};
 use crate::partition::{Core, Partition};
@@ -40,7 +41,8 @@ pub(crate) struct Shared {
     /// Nothing more may be written: a close has begun, and waits for what was.
     closing: AtomicBool,
     closed: AtomicBool,
-    process: Owner,
+    /// Which process opened the log.
+    process: Process,
     background: Waiters,
     background_wanted: AtomicBool,
     /// Partitions with a region, for the background to look after.
@@ -65,19 +67,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         // The last partition is gone too, so nothing is replaced from now on.
         self.gauges.let_go();
-    }
-}
-
-/// Which process opened the log.
-struct Owner(u32);
-
-impl Owner {
-    fn check(&self, dir: &Path) -> Result<()> {
-        let found = std::process::id();
-        if found == self.0 {
-            return Ok(());
-        }
-        Err(Error::Forked { dir: dir.into(), opened_by: self.0, found })
     }
 }
 
@@ -237,7 +226,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // A forked child must not write to what its parent holds.
-        if self.shared.process.check(&self.shared.dir).is_ok() {
+        if self.shared.process.is_current() {
             let _ = self.shared.close();
         }
     }
@@ -316,7 +305,7 @@ impl Log {
             buffered,
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            process: Owner(std::process::id()),
+            process: Process::current(),
             background: Waiters::new(),
             background_wanted: AtomicBool::new(false),
             open: Mutex::new(Vec::new()),
@@ -664,24 +653,41 @@ impl Log {
     /// # Errors
     /// [`Error::Closed`] or [`Error::Forked`].
     pub fn check_open(&self) -> Result<()> {
-        self.0.shared.check_open()?;
-        self.0.shared.process.check(&self.0.shared.dir)
+        self.0.shared.check_open()
+    }
+
+    /// The process that opened it.
+    pub fn process(&self) -> Process {
+        self.0.shared.process
     }
 }
 
 impl Shared {
+    /// Whether something new may be written: no close has begun.
     pub(crate) fn check_accepting(&self) -> Result<()> {
-        match self.closing.load(Ordering::Acquire) {
-            true => Err(Error::Closed { dir: self.dir.to_path_buf() }),
-            false => Ok(()),
-        }
-    }
-
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.closing.load(Ordering::Acquire) {
             return Err(Error::Closed { dir: self.dir.to_path_buf() });
         }
         Ok(())
+    }
+
+    /// Two loads, on every append and every read.
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.process.is_current() && !self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(self.why_not())
+    }
+
+    #[cold]
+    fn why_not(&self) -> Error {
+        let dir = self.dir.to_path_buf();
+        if self.process.is_current() {
+            return Error::Closed { dir };
+        }
+        // The memory is a copy, and the files are the parent's.
+        Error::Forked { dir, opened_by: self.process.id(), found: std::process::id() }
     }
 
     pub(crate) fn wake_background(&self) {
@@ -1161,7 +1167,7 @@ impl Shared {
         if self.closed.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.process.check(&self.dir)?;
+        self.check_open()?;
         // First, or who appends without a pause would keep a close from its end.
         self.closing.store(true, Ordering::SeqCst);
         // Held until nobody can begin again.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use girok::{Env, Error, Girok, Moment, Offset, ProducerRecord, Remedy, Timestamp, TopicConfig};
-use girok_engine::Clock;
 use girok_engine::batch::{BatchBuilder, Codec};
+use girok_engine::{Clock, FetchBounds, Log, LogConfig};
 
 use crate::support::SimWorld;
 use crate::{LONG, drain, orders, producer, reader, send_numbers, tp, values, written};
@@ -240,6 +240,57 @@ fn a_fork_is_found_out() {
     consumer.commit().unwrap();
     drop((producer, consumer));
     girok.close().unwrap();
+    assert!(open_elsewhere(dir.path()).contains("RESULT opened"));
+}
+
+/// The engine's own handles know it as well: whoever works below producers and consumers (`girok.log()`) must not append to
+/// the parent's files either, from a copy of its memory, or take its topics away.
+#[test]
+fn a_fork_is_found_out_below() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(Env::system(), dir.path(), LogConfig::default()).unwrap();
+    log.create_topic("orders", 1, written()).unwrap();
+    let orders = log.partition(&tp("orders", 0)).unwrap();
+    let reader = orders.reader(Offset::ZERO);
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.append(Timestamp::from_millis(1_700_000_000_000), None, Some(b"tea"), &[]).unwrap();
+    let batch = builder.finish().unwrap();
+    orders.append(&batch).unwrap();
+
+    let mut all = Some((log, orders, reader));
+    let wrong = process::in_a_fork(|| {
+        let (log, orders, mut reader) = all.take().expect("the child's own");
+        let is_forked = |error: Option<girok_engine::Error>| matches!(error, Some(girok_engine::Error::Forked { opened_by, found, .. }) if opened_by != found);
+        let bounds = FetchBounds::default();
+        let checks = [
+            is_forked(orders.append(&batch).err()),
+            is_forked(orders.try_append(&batch).err()),
+            is_forked(orders.fetch(Offset::ZERO, &bounds).err()),
+            is_forked(reader.read(&bounds).err()),
+            is_forked(orders.sync().err()),
+            is_forked(orders.wait_readable(Offset::new(1), Some(Duration::ZERO)).err()),
+            is_forked(orders.delete_records(Offset::new(1)).err()),
+            is_forked(orders.offset_for_time(Timestamp::from_millis(0)).err()),
+            is_forked(log.partition(&tp("orders", 0)).err()),
+            is_forked(log.create_topic("clicks", 1, written()).err()),
+            is_forked(log.create_partitions("orders", 2).err()),
+            is_forked(log.alter_topic("orders", written()).err()),
+            is_forked(log.delete_topic("orders").err()),
+            is_forked(log.step(log.env().clock.now()).err()),
+            is_forked(log.save_checkpoint().err()),
+            is_forked(log.check_open().err()),
+            is_forked(log.close().err()),
+        ];
+        drop((reader, orders, log));
+        checks.iter().position(|good| !good).map_or(0, |n| n as u8 + 1)
+    });
+    assert_eq!(wrong, 0, "check {wrong} of the child's did not say Forked");
+
+    assert!(open_elsewhere(dir.path()).contains("is held by"), "the child's end let go of the lock");
+    let (log, orders, mut reader) = all.take().expect("the parent's own");
+    assert_eq!(orders.append(&batch).unwrap().base_offset, Offset::new(1));
+    assert_eq!(reader.read(&FetchBounds::default()).unwrap().next(), Offset::new(2));
+    log.close().unwrap();
     assert!(open_elsewhere(dir.path()).contains("RESULT opened"));
 }
 

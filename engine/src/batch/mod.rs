@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
     /// The same, from a place on that [`Records::place`] gave.
     #[inline]
     pub fn records_from(&self, place: RecordPlace) -> Records<'a> {
-        Records::from_place(&self.header, self.bytes, place)
+        Records::from_place(&self.header(), self.bytes, place)
     }
 }
 

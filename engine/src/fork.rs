@@ -8,9 +8,17 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The process a handle belongs to. Cheap to copy and to ask.
+/// The process a handle belongs to, as [`Log::process`](crate::Log::process) tells it. Cheap to copy and to ask.
+///
+/// ```
+/// # use girok_engine::*;
+/// # let (log, _) = Log::open(Env::in_memory(), "/log", LogConfig::default())?;
+/// assert!(log.process().is_current(), "this is no fork");
+/// assert_eq!(log.process().id(), std::process::id());
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Process {
+pub struct Process {
     id: u32,
     page: Option<&'static AtomicU64>,
 }
@@ -29,7 +37,7 @@ impl Process {
 
     /// Whether the caller runs in it, and not in a fork of it.
     #[inline]
-    pub(crate) fn is_current(&self) -> bool {
+    pub fn is_current(&self) -> bool {
         match self.page {
             Some(page) => page.load(Ordering::Relaxed) == self.id as u64,
             None => std::process::id() == self.id,
@@ -37,7 +45,7 @@ impl Process {
     }
 
     /// Its number.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.id
     }
 }
