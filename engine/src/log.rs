@@ -616,6 +616,7 @@ impl Log {
     /// # Errors
     /// [`Error::NoRoom`] or [`Error::Io`].
     pub fn save_checkpoint(&self) -> Result<()> {
+        self.0.shared.check_open()?;
         self.0.shared.save_checkpoint()
     }
 
