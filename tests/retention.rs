@@ -208,31 +208,6 @@ fn deleted_records_stay_deleted() {
     assert_eq!((partition.start_offset(), partition.end_offset()), (Offset::new(17), Offset::new(30)));
 }
 
-/// The power goes between the removal of the oldest files and the next checkpoint, which would have said so: the log
-/// begins where its files do, and the report says what is taken for retired.
-#[test]
-fn a_crash_right_after_retention_is_no_loss() {
-    let scene = scene(
-        LogConfig { checkpoint_interval_ms: 60_000, ..quick() },
-        TopicConfig { retention_bytes: Some(9_000), retention_ms: None, ..small() },
-    );
-    scene.append(30);
-    scene.partition.sync().unwrap();
-    scene.log.save_checkpoint().unwrap();
-    scene.step();
-    let start = scene.partition.start_offset();
-    assert!(start > Offset::new(10), "retention was at work");
-
-    let Scene { world, log, partition } = scene;
-    world.disk.power_cut();
-    drop((log, partition));
-    let (log, report) = Log::open(world.env(), "/log", quick()).unwrap();
-    assert!(report.refused.is_empty() && report.cut().count() == 0, "{report:?}");
-    assert!(report.notes.iter().any(|note| note.contains("t-0") && note.contains("retention")), "{report:?}");
-    let partition = log.partition(&TopicPartition::new("t", 0)).unwrap();
-    assert_eq!((partition.start_offset(), partition.end_offset()), (start, Offset::new(30)));
-}
-
 /// A view outlives the segment it looks at, and what it holds is counted until it lets go.
 #[test]
 fn a_view_outlives_its_segment() {

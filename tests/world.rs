@@ -17,7 +17,7 @@ use girok_engine::{
     Clock, Durability, Error, FetchBounds, Log, LogConfig, Offset, Partition, Reader, RecoveryReport,
     Timestamp, TopicConfig, TopicPartition,
 };
-use support::{Faults, Op, SimWorld};
+use support::{Faults, SimWorld};
 
 const DIR: &str = "/log";
 
@@ -654,59 +654,4 @@ fn an_epoch_once_raised_is_never_forgotten() {
         assert!(log.partition(&tp).unwrap().leader_epoch() >= in_file, "seed {seed}: epoch {in_file}");
     }
     assert!(raised > 0, "no open died between its cut and its checkpoint");
-}
-
-/// Recovery syncs what it kept of all partitions together. One whose sync fails is refused by name and the others
-/// serve; and since the next open writes what it keeps again, the records that the kernel took for clean meanwhile are
-/// on the medium after all.
-#[test]
-fn what_recovery_could_not_sync_is_refused() {
-    let names: Vec<_> = (0..3).map(|number| TopicPartition::new("t0", number)).collect();
-    let mut refused = 0;
-    for nth in 1..=9 {
-        let world = SimWorld::from_seed(nth);
-        let open = || Log::open(world.env(), DIR, LogConfig::default());
-        let (log, _) = open().unwrap();
-        let config = TopicConfig {
-            segment_bytes: 4096,
-            durability: Durability::Written,
-            flush_ms_max: 60_000,
-            ..TopicConfig::default()
-        };
-        log.create_topic("t0", 3, config).unwrap();
-        let mut builder = BatchBuilder::new(Codec::None);
-        builder.append(world.clock.wall(), None, Some(b"kept"), &[]).unwrap();
-        let batch = builder.finish().unwrap();
-        for tp in &names {
-            log.partition(tp).unwrap().append(&batch).unwrap();
-        }
-        world.disk.process_death();
-        drop(log);
-
-        world.disk.fail_nth_of(Op::Sync, nth, rustix::io::Errno::IO);
-        if let Ok((log, report)) = open() {
-            for tp in &names {
-                let said = report.refused.iter().find(|(name, _)| name == tp);
-                let served = log.partition(tp);
-                assert_eq!(served.is_err(), said.is_some(), "sync {nth}: {report:?}");
-                assert_eq!(report.partitions.iter().any(|one| one.partition == *tp), said.is_none());
-                match served {
-                    Ok(partition) => assert_eq!(partition.end_offset(), Offset::new(1)),
-                    Err(error) => assert!(error.to_string().contains("00000000000000000000.log"), "{error}"),
-                }
-            }
-            assert!(report.refused.len() <= 1, "the others are not to blame: {report:?}");
-            refused += report.refused.len();
-        }
-        world.disk.heal();
-        world.disk.process_death();
-        drop(open().unwrap());
-        world.disk.power_cut();
-        let (log, report) = open().unwrap();
-        assert!(report.refused.is_empty(), "{report:?}");
-        for tp in &names {
-            assert_eq!(log.partition(tp).unwrap().end_offset(), Offset::new(1), "sync {nth}");
-        }
-    }
-    assert_eq!(refused, 3, "each partition's sync had its turn");
 }

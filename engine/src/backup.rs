@@ -292,8 +292,7 @@ impl Copying<'_> {
     }
 
     fn finish(&self, meta: &DirMeta, points: BTreeMap<TopicPartition, PartitionPoint>) -> Result<()> {
-        let starts = points.iter().map(|(tp, point)| (tp.clone(), point.log_start)).collect();
-        crate::log::write_kafka_files(self.disk, self.to, &points, starts)?;
+        crate::log::write_kafka_files(self.disk, self.to, &points)?;
         Checkpoint { boot: meta.boot, clean: true, partitions: points }.store(self.disk, self.to)?;
         meta.store(self.disk, self.to)?;
         self.disk.sync_dir(self.to).map_err(|e| Error::io("syncing", self.to, e))

@@ -24,7 +24,7 @@ use crate::fork::Process;
 use crate::kafka_files::{self, Folder};
 use crate::meta::{DirMeta, TopicMeta};
 use crate::partition::{Core, Partition};
-use crate::recover::{Recovered, Recovery, RecoveryReport, Unsynced};
+use crate::recover::{Recovered, Recovery, RecoveryReport};
 use crate::segment::Gauges;
 use crate::tail::Mark;
 use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
@@ -82,43 +82,8 @@ enum Entry {
     Cold(Option<PartitionPoint>),
     /// In use.
     Live(Arc<Core>),
-    /// Not usable.
-    Refused(Refusal),
-}
-
-impl Entry {
-    /// The first offset that may be read, as far as it is known.
-    fn start(&self) -> Offset {
-        let of = |point: &Option<PartitionPoint>| point.as_ref().map(|point| point.log_start);
-        match self {
-            Entry::Live(core) => core.log_start(),
-            Entry::Cold(point) => of(point).unwrap_or(Offset::ZERO),
-            Entry::Refused(refusal) => of(&refusal.point).or(refusal.start).unwrap_or(Offset::ZERO),
-        }
-    }
-}
-
-/// Why a partition cannot be used, and what is to be remembered of it. Were its point forgotten, the next open would
-/// know nothing of what is missing, and cut away what is left.
-struct Refusal {
-    error: Error,
-    point: Option<PartitionPoint>,
-    /// Where it starts, if only Kafka's file knows.
-    start: Option<Offset>,
-    /// Its files are still what the point was made of, but for the damage: the directory can be closed cleanly.
-    is_as_closed: bool,
-}
-
-/// What opening a directory knows and gathers while it goes from partition to partition.
-struct Opening<'a> {
-    /// Folders that were taken in, and where they start.
-    adopted: &'a BTreeMap<TopicPartition, Offset>,
-    /// Where partitions start of which the checkpoint says nothing.
-    starts: BTreeMap<TopicPartition, Offset>,
-    report: &'a mut RecoveryReport,
-    unsynced: Unsynced,
-    /// What was known of the partitions that wait for their syncs.
-    points: BTreeMap<TopicPartition, Option<PartitionPoint>>,
+    /// Not usable, and why.
+    Refused(Error),
 }
 
 /// What [`Shared::look`] shows.
@@ -320,15 +285,7 @@ impl Log {
             sync_nanos: AtomicU64::new(0),
             boot,
         });
-        let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
-        let starts = if clean { BTreeMap::new() } else { load_starts(disk, &dir, &mut report.notes) };
-        let mut opening = Opening {
-            adopted: &adopted,
-            starts,
-            report: &mut report,
-            unsynced: Unsynced::default(),
-            points: BTreeMap::new(),
-        };
+        let mut topics = BTreeMap::new();
         for (name, topic) in &meta.topics {
             let config = Arc::new(topic.config.clone());
             let mut partitions = Vec::new();
@@ -338,33 +295,17 @@ impl Log {
                 let mut entry = Entry::Cold(point);
                 let is_adopted = adopted.contains_key(&tp);
                 if !clean || is_adopted {
-                    entry = shared.recover(&tp, topic, &config, entry, &mut opening);
+                    entry = shared.recover(&tp, topic, &config, entry, &adopted, &mut report);
                 }
                 partitions.push(Arc::new(Mutex::new(entry)));
             }
             topics.insert(name.clone(), Topic { id: topic.id, config, partitions });
-        }
-        let (mut from, starts) = (opening.points, opening.starts);
-        for (tp, error) in opening.unsynced.finish(disk) {
-            let entry = &topics[tp.topic()].partitions[tp.partition() as usize];
-            let mut entry = entry.lock().unwrap();
-            if !matches!(*entry, Entry::Refused(_)) {
-                let (point, start) = (from.remove(&tp).flatten(), starts.get(&tp).copied());
-                *entry = Entry::Refused(Refusal { error: error.clone(), point, start, is_as_closed: false });
-                report.partitions.retain(|one| one.partition != tp);
-                report.refused.push((tp, error));
-            }
         }
         *shared.topics.write().unwrap() = topics;
         let log = Log(Arc::new(Inner { shared, lock: Mutex::new(Some(lock)) }));
         if !clean || !adopted.is_empty() {
             // What was just established need not be established again after the next crash.
             log.0.shared.save_checkpoint()?;
-            // A start that was beyond the end would hide what is appended from now on.
-            let now = log.0.shared.starts();
-            if starts.iter().any(|(tp, start)| now.get(tp).is_some_and(|now| now < start)) {
-                log.0.shared.save_starts()?;
-            }
         }
         if !adopted.is_empty() {
             meta.store(disk, &dir)?;
@@ -513,10 +454,6 @@ impl Log {
                 }
             }
             remove_folder(&shared.env, &shared.dir.join(TopicPartition::new(name, number as i32).folder()))?;
-        }
-        // Another topic of that name starts at 0.
-        if topic.partitions.iter().any(|entry| entry.lock().unwrap().start() > Offset::ZERO) {
-            shared.save_starts()?;
         }
         shared.change_meta(|meta| {
             meta.deleting.remove(name);
@@ -726,20 +663,17 @@ impl Shared {
         Ok(Arc::new(core))
     }
 
-    /// Recovers one partition at open, after a crash or when its folder was adopted. That folder's name is on the
-    /// medium: it was there before `girok.meta` was replaced beside it, which syncs the directory.
+    /// Recovers one partition at open, after a crash or when its folder was adopted.
     fn recover(
         self: &Arc<Self>,
         tp: &TopicPartition,
         topic: &TopicMeta,
         config: &Arc<TopicConfig>,
         entry: Entry,
-        opening: &mut Opening<'_>,
+        adopted: &BTreeMap<TopicPartition, Offset>,
+        report: &mut RecoveryReport,
     ) -> Entry {
         let Entry::Cold(point) = entry else { return entry };
-        let Opening { adopted, starts, report, unsynced, points } = opening;
-        let adopted_start = adopted.get(tp).copied();
-        let start = adopted_start.or_else(|| starts.get(tp).copied());
         let recovery = Recovery {
             disk: &*self.env.disk,
             folder: self.dir.join(tp.folder()).into(),
@@ -748,36 +682,31 @@ impl Shared {
             gauges: &self.gauges,
             buffered: self.buffered,
             point: point.as_ref(),
-            is_as_closed: false,
-            start,
-            is_adopted: adopted_start.is_some(),
+            adopted_start: adopted.get(tp).copied(),
             boot: self.boot,
         };
-        if adopted_start.is_none() && matches!(recovery.is_untouched(), Ok(true)) {
+        if !adopted.contains_key(tp) && matches!(recovery.is_untouched(), Ok(true)) {
             let epochs = recovery.leader_epochs(point.as_ref());
             return match (epochs, point) {
                 (_, None) => Entry::Cold(None),
                 (Ok(leader_epochs), Some(point)) => {
                     Entry::Cold(Some(PartitionPoint { leader_epochs, ..point }))
                 }
-                (Err(error), point) => {
+                (Err(error), _) => {
                     report.refused.push((tp.clone(), error.clone()));
-                    Entry::Refused(Refusal { error, point, start, is_as_closed: false })
+                    Entry::Refused(error)
                 }
             };
         }
-        let outcome = recovery.run(&mut report.notes, unsynced).and_then(|(recovered, partition)| {
+        let outcome = recovery.run(&mut report.notes).and_then(|(recovered, partition)| {
             report.partitions.extend(partition);
             self.core(tp.clone(), topic.id, config.clone(), recovered)
         });
         match outcome {
-            Ok(core) => {
-                points.insert(tp.clone(), point);
-                Entry::Live(core)
-            }
+            Ok(core) => Entry::Live(core),
             Err(error) => {
                 report.refused.push((tp.clone(), error.clone()));
-                Entry::Refused(Refusal { error, point, start, is_as_closed: false })
+                Entry::Refused(error)
             }
         }
     }
@@ -793,7 +722,7 @@ impl Shared {
         match &*entry.lock().unwrap() {
             Entry::Cold(point) => see(Look::Cold(point.as_ref())),
             Entry::Live(core) => see(Look::Live(core.clone())),
-            Entry::Refused(refusal) => see(Look::Refused(&refusal.error)),
+            Entry::Refused(error) => see(Look::Refused(error)),
         }
     }
 
@@ -841,42 +770,29 @@ impl Shared {
     ) -> Result<Arc<Core>> {
         let point = match &*entry {
             Entry::Live(core) => return Ok(core.clone()),
-            Entry::Refused(refusal) => return Err(refusal.error.clone()),
+            Entry::Refused(error) => return Err(error.clone()),
             Entry::Cold(point) => point,
         };
-        // Only a folder without a point (a new one) or as a clean close left it is cold. One that has a point has long
-        // been on the medium; if it is gone, that is loss.
-        let folder: Arc<Path> = self.dir.join(tp.folder()).into();
-        if point.is_none() {
-            crate::disk::create_dir_synced(&*self.env.disk, &folder)
-                .map_err(|e| Error::io("creating", &*folder, e))?;
-        }
+        // Only a folder without a point (a new one) or as a clean close left it is cold.
         let recovery = Recovery {
             disk: &*self.env.disk,
-            folder,
+            folder: self.dir.join(tp.folder()).into(),
             name: tp,
             config: &config,
             gauges: &self.gauges,
             buffered: self.buffered,
             point: point.as_ref(),
-            is_as_closed: true,
-            start: None,
-            is_adopted: false,
+            adopted_start: None,
             boot: self.boot,
         };
-        let mut unsynced = Unsynced::default();
-        let recovered = recovery.run(&mut Vec::new(), &mut unsynced);
-        let failed = unsynced.finish(&*self.env.disk).pop();
-        match recovered.and_then(|recovered| failed.map_or(Ok(recovered), |(_, error)| Err(error))) {
+        match recovery.run(&mut Vec::new()) {
             Ok((recovered, _)) => {
                 let core = self.core(tp.clone(), id, config, recovered)?;
                 *entry = Entry::Live(core.clone());
                 Ok(core)
             }
             Err(error @ Error::Corrupt { .. }) => {
-                let point = point.clone();
-                *entry =
-                    Entry::Refused(Refusal { error: error.clone(), point, start: None, is_as_closed: true });
+                *entry = Entry::Refused(error.clone());
                 Err(error)
             }
             Err(error) => Err(error),
@@ -1124,9 +1040,10 @@ impl Shared {
                     Entry::Live(core) => {
                         points.insert(tp, core.point());
                     }
-                    Entry::Cold(point) | Entry::Refused(Refusal { point, .. }) => {
-                        points.extend(point.clone().map(|point| (tp, point)));
+                    Entry::Cold(Some(point)) => {
+                        points.insert(tp, point.clone());
                     }
+                    Entry::Cold(None) | Entry::Refused(_) => {}
                 }
             }
         }
@@ -1135,26 +1052,6 @@ impl Shared {
 
     pub(crate) fn save_checkpoint(&self) -> Result<()> {
         self.write_checkpoint(false)
-    }
-
-    /// Where each partition starts.
-    fn starts(&self) -> BTreeMap<TopicPartition, Offset> {
-        let topics = self.topics.read().unwrap();
-        let mut starts = BTreeMap::new();
-        for (name, topic) in topics.iter() {
-            for (number, entry) in topic.partitions.iter().enumerate() {
-                let start = entry.lock().unwrap().start();
-                starts.insert(TopicPartition::new(name.as_str(), number as i32), start);
-            }
-        }
-        starts
-    }
-
-    /// Writes Kafka's file of where partitions start. It is asked when `girok.checkpoint` is damaged, because a start
-    /// that `delete_records` chose is the one thing that cannot be found out from the logs.
-    pub(crate) fn save_starts(&self) -> Result<()> {
-        let _one_at_a_time = self.saving.lock().unwrap();
-        write_starts(&*self.env.disk, &self.dir, self.starts())
     }
 
     fn write_checkpoint(&self, clean: bool) -> Result<()> {
@@ -1185,20 +1082,15 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         for core in &live {
             core.wake_everybody();
-            core.finish_removals();
         }
         self.background.wake_all();
         // Without every partition synced and cut, the next open has to look for itself.
-        let is_open = |entry: &Arc<Mutex<Entry>>| match &*entry.lock().unwrap() {
-            Entry::Refused(refusal) => !refusal.is_as_closed,
-            Entry::Cold(_) | Entry::Live(_) => false,
-        };
-        let unfinished =
-            self.topics.read().unwrap().values().any(|topic| topic.partitions.iter().any(is_open));
-        let wrote = self.write_checkpoint(first.is_ok() && !unfinished).and_then(|()| {
-            let _one_at_a_time = self.saving.lock().unwrap();
-            write_kafka_files(&*self.env.disk, &self.dir, &self.points(), self.starts())
+        let refused = self.topics.read().unwrap().values().any(|topic| {
+            topic.partitions.iter().any(|entry| matches!(&*entry.lock().unwrap(), Entry::Refused(_)))
         });
+        let wrote = self
+            .write_checkpoint(first.is_ok() && !refused)
+            .and_then(|()| write_kafka_files(&*self.env.disk, &self.dir, &self.points()));
         // Let go of the partitions: handles that are still out there keep only their own.
         self.topics.write().unwrap().clear();
         first.and(wrote)
@@ -1241,42 +1133,22 @@ pub(crate) fn write_kafka_files(
     disk: &dyn Disk,
     dir: &Path,
     points: &BTreeMap<TopicPartition, PartitionPoint>,
-    starts: BTreeMap<TopicPartition, Offset>,
 ) -> Result<()> {
-    write_starts(disk, dir, starts)?;
     let offsets = |of: fn(&PartitionPoint) -> Offset, from: Offset| -> BTreeMap<_, _> {
         let all = points.iter().map(|(tp, point)| (tp.clone(), of(point)));
         all.filter(|(_, offset)| *offset >= from).collect()
     };
+    let first = Offset::new(1);
     for (name, offsets) in [
+        (kafka_files::LOG_START_OFFSET_CHECKPOINT, offsets(|point| point.log_start, first)),
         (kafka_files::RECOVERY_POINT_OFFSET_CHECKPOINT, offsets(|point| point.recovery_point, Offset::ZERO)),
-        (kafka_files::CLEANER_OFFSET_CHECKPOINT, offsets(|point| point.cleaned_to, Offset::new(1))),
+        (kafka_files::CLEANER_OFFSET_CHECKPOINT, offsets(|point| point.cleaned_to, first)),
     ] {
         let path = dir.join(name);
         let bytes = kafka_files::offset_checkpoint_bytes(&offsets);
         crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))?;
     }
     Ok(())
-}
-
-/// Writes `log-start-offset-checkpoint`, which names only starts above 0.
-fn write_starts(disk: &dyn Disk, dir: &Path, mut starts: BTreeMap<TopicPartition, Offset>) -> Result<()> {
-    starts.retain(|_, start| *start > Offset::ZERO);
-    let path = dir.join(kafka_files::LOG_START_OFFSET_CHECKPOINT);
-    let bytes = kafka_files::offset_checkpoint_bytes(&starts);
-    crate::disk::replace_file(disk, &path, &bytes).map_err(|e| Error::io("writing", path, e))
-}
-
-/// Reads it, or says what that means for partitions without a point.
-fn load_starts(disk: &dyn Disk, dir: &Path, notes: &mut Vec<String>) -> BTreeMap<TopicPartition, Offset> {
-    let path = dir.join(kafka_files::LOG_START_OFFSET_CHECKPOINT);
-    kafka_files::read_offset_checkpoint(disk, &path).unwrap_or_else(|error| {
-        notes.push(format!(
-            "{error}; where girok.checkpoint has no point for a partition, records that delete_records hid may be \
-             readable again"
-        ));
-        BTreeMap::new()
-    })
 }
 
 /// Whether a partition that nobody has touched holds something for retention or compaction to look at.
@@ -1388,15 +1260,6 @@ fn adopt(
 
 /// Finishes removing topics whose removal a crash interrupted.
 fn finish_deletes(env: &Env, dir: &Path, meta: &mut DirMeta, notes: &mut Vec<String>) -> Result<()> {
-    let path = dir.join(kafka_files::LOG_START_OFFSET_CHECKPOINT);
-    if !meta.deleting.is_empty()
-        && let Ok(mut starts) = kafka_files::read_offset_checkpoint(&*env.disk, &path)
-        && starts.keys().any(|tp| meta.deleting.contains_key(tp.topic()))
-    {
-        // Another topic of that name starts at 0.
-        starts.retain(|tp, _| !meta.deleting.contains_key(tp.topic()));
-        write_starts(&*env.disk, dir, starts)?;
-    }
     for (name, partitions) in std::mem::take(&mut meta.deleting) {
         for number in 0..partitions {
             remove_folder(env, &dir.join(TopicPartition::new(name.as_str(), number).folder()))?;

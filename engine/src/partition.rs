@@ -488,7 +488,6 @@ impl Partition {
         core.raise_start(before);
         core.remove_below_start()?;
         core.log.save_checkpoint()?;
-        core.log.save_starts()?;
         Ok(core.log_start())
     }
 
@@ -1233,8 +1232,6 @@ impl Core {
     /// that went. Views of them stay good.
     pub(crate) fn remove_oldest(&self, doomed: impl Fn(&Segment, Option<Offset>) -> bool) -> Result<u64> {
         let _removal = self.removal.lock().unwrap();
-        // A clean close lists what is there, and nothing of that may go behind its back.
-        self.log.check_open()?;
         let admin = self.admin.lock().unwrap();
         let list = self.list();
         let mut count = 0;
@@ -1262,11 +1259,6 @@ impl Core {
         // A file gives its room back when its last mapping goes, and room may be what this was done for.
         self.log.gauges.unmap_retired();
         Ok(bytes)
-    }
-
-    /// Returns when whoever was removing segments while the log was closed has done so, to the last file.
-    pub(crate) fn finish_removals(&self) {
-        drop(self.removal.lock().unwrap());
     }
 
     /// Removes a segment's files. The log goes first: indexes without a log mean nothing, a log without indexes
