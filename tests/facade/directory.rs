@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use girok::{Env, Error, Girok, Moment, Offset, ProducerRecord, Remedy, Timestamp, TopicConfig};
+use girok::{
+    CommitEntry, Env, Error, Girok, Moment, Offset, ProducerRecord, Remedy, Timestamp, TopicConfig, Verdict,
+};
 use girok_engine::batch::{BatchBuilder, Codec};
 use girok_engine::{Clock, FetchBounds, Log, LogConfig};
 
@@ -516,6 +518,76 @@ fn crc32c(bytes: &[u8]) -> u32 {
         (0..8)
             .fold(crc ^ *byte as u32, |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 })
     })
+}
+
+/// Committed offsets live for a week after their last commit, however often the directory is closed, killed or loses its
+/// power meanwhile; and what has expired stays so. The time when nobody had the directory open counts, too, but only the
+/// second check believes it: it might be a clock that somebody set wrong.
+#[test]
+fn offsets_grow_old_across_restarts() {
+    const DAY: Duration = Duration::from_hours(24);
+    const CHECK: Duration = Duration::from_mins(10);
+    type Ending = fn(&SimWorld, &Girok);
+    let endings: [Ending; 3] = [
+        |_, girok| girok.close().unwrap(),
+        |world, _| world.disk.process_death(),
+        |world, _| world.disk.power_cut(),
+    ];
+    for (n, end) in endings.into_iter().enumerate() {
+        let world = SimWorld::from_seed(34 + n as u64);
+        let open = || Girok::builder().env(world.env()).threads(false).open("/log").unwrap();
+        let restart = |girok: Girok, away: Duration| {
+            end(&world, &girok);
+            drop(girok);
+            world.clock.advance(away);
+            open()
+        };
+        let pass = |girok: &Girok, time: Duration| {
+            for _ in 0..time.as_secs() / CHECK.as_secs() {
+                world.clock.advance(CHECK);
+                girok.step().unwrap();
+            }
+        };
+        let commit = |girok: &Girok, group: &str| {
+            let entry = CommitEntry::new(tp("orders", 0), Offset::new(2));
+            girok.admin().alter_group_offsets(group, &[entry]).unwrap().remove(0).1.unwrap()
+        };
+        let committed = |girok: &Girok| {
+            let groups = girok.admin().list_groups().unwrap();
+            groups.into_iter().map(|listing| listing.group.to_string()).collect::<Vec<_>>()
+        };
+
+        let girok = open();
+        let config = TopicConfig { retention_ms: None, ..TopicConfig::default() };
+        girok.admin().create_topic("orders", 1, config).unwrap();
+        send_numbers(&producer(&girok), "orders", 0, 3);
+        let receipt = commit(&girok, "search");
+        commit(&girok, "archive");
+        // What rests is mapped anew as large as it may become, and the simulated disk is small.
+        girok.admin().alter_config("__consumer_offsets", &[("segment.bytes", "131072")]).unwrap();
+        pass(&girok, 3 * DAY);
+        let girok = restart(girok, Duration::ZERO);
+        pass(&girok, 3 * DAY);
+        commit(&girok, "archive");
+        assert_eq!(committed(&girok), ["archive", "search"], "six days old");
+        assert_eq!(girok.admin().verify(&receipt).unwrap(), Verdict::Stored);
+
+        let girok = restart(girok, DAY);
+        girok.step().unwrap();
+        assert_eq!(committed(&girok), ["archive", "search"], "a week old, and only one check says so");
+        pass(&girok, CHECK);
+        assert_eq!(committed(&girok), ["archive"], "two do");
+        let girok = restart(girok, Duration::ZERO);
+        assert_eq!(committed(&girok), ["archive"]);
+        assert!(matches!(girok.admin().verify(&receipt).unwrap(), Verdict::Deleted { .. }));
+
+        // Whoever comes back begins as if the group had never been.
+        let mut consumer = girok.consumer().group_id("search").build().unwrap();
+        consumer.assign(&[tp("orders", 0)]).unwrap();
+        assert_eq!(consumer.position(&tp("orders", 0)).unwrap(), Offset::ZERO);
+        pass(&girok, 6 * DAY);
+        assert_eq!(committed(&girok), [""; 0], "the other's week is over, too");
+    }
 }
 
 /// What the background counts reaches the recorder, and the names are those on the front page.
