@@ -60,7 +60,8 @@ fn girok_with_records(codec: Codec) -> Girok {
     let girok = Girok::temporary().unwrap();
     let config = TopicConfig { durability: Durability::Written, ..TopicConfig::default() };
     girok.admin().create_topic("orders", PARTITIONS, config).unwrap();
-    let producer = girok.producer().compression(codec).build().unwrap();
+    // Batches are full whatever the machine does meanwhile, so all partitions are read to their ends in step.
+    let producer = girok.producer().compression(codec).linger(Duration::from_secs(60)).build().unwrap();
     let topic = producer.topic("orders").unwrap();
     for n in 0..RECORDS * PARTITIONS as u64 {
         let partition = (n % PARTITIONS as u64) as i32;
