@@ -172,13 +172,9 @@ impl Core {
 
     #[cold]
     fn why_not(&self) -> Error {
-        let dir = self.log.dir().to_path_buf();
-        Error::Engine(if self.process.is_current() {
-            girok_engine::Error::Closed { dir }
-        } else {
-            let (opened_by, found) = (self.process.id(), std::process::id());
-            girok_engine::Error::Forked { dir, opened_by, found }
-        })
+        // A fork, or a close that has begun here and has not come to the log yet.
+        let said = self.log.check_open().err();
+        said.unwrap_or_else(|| girok_engine::Error::Closed { dir: self.log.dir().to_path_buf() }).into()
     }
 
     pub(crate) fn now(&self) -> Moment {

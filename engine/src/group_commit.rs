@@ -93,7 +93,8 @@ impl GroupCommit {
     /// Called with the lead, before a sync: lets those come along for whom the last one was, for as long as
     /// `is_worth_it` says.
     pub(crate) fn gather(&self, is_worth_it: impl Fn() -> bool) {
-        // The leader is one of them and has no place.
+        // The leader is one of them. (One that took a free lead while it had a place is counted on both sides, here and
+        // in `done`.)
         let expected = self.last_group.load(Ordering::Relaxed).saturating_sub(1);
         while self.waiting.load(Ordering::Relaxed) < expected && is_worth_it() {
             std::thread::yield_now();

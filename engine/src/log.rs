@@ -748,10 +748,17 @@ impl Shared {
     ) -> Result<Arc<Core>> {
         let core = {
             let mut entry = entry.lock().unwrap();
-            if let Entry::Live(core) = &*entry {
-                return Ok(core.clone());
+            let recovered = match &*entry {
+                Entry::Live(core) => return Ok(core.clone()),
+                Entry::Refused(error) => return Err(error.clone()),
+                Entry::Cold(point) => self.recover_cold(tp, point.as_ref(), &config),
+            };
+            if let Err(error @ Error::Corrupt { .. }) = &recovered {
+                *entry = Entry::Refused(error.clone());
             }
-            self.open_cold(tp, &mut entry, id, config.clone())?
+            let core = self.core(tp.clone(), id, config.clone(), recovered?)?;
+            *entry = Entry::Live(core.clone());
+            core
         };
         // The topic may have been configured anew between the caller's look and this one.
         let now = self.topics.read().unwrap().get(tp.topic()).map(|topic| topic.config.clone());
@@ -761,42 +768,25 @@ impl Shared {
         Ok(core)
     }
 
-    fn open_cold(
-        self: &Arc<Self>,
+    /// Only a folder without a point (a new one) or as a clean close left it is cold.
+    fn recover_cold(
+        &self,
         tp: &TopicPartition,
-        entry: &mut Entry,
-        id: TopicId,
-        config: Arc<TopicConfig>,
-    ) -> Result<Arc<Core>> {
-        let point = match &*entry {
-            Entry::Live(core) => return Ok(core.clone()),
-            Entry::Refused(error) => return Err(error.clone()),
-            Entry::Cold(point) => point,
-        };
-        // Only a folder without a point (a new one) or as a clean close left it is cold.
+        point: Option<&PartitionPoint>,
+        config: &TopicConfig,
+    ) -> Result<Recovered> {
         let recovery = Recovery {
             disk: &*self.env.disk,
             folder: self.dir.join(tp.folder()).into(),
             name: tp,
-            config: &config,
+            config,
             gauges: &self.gauges,
             buffered: self.buffered,
-            point: point.as_ref(),
+            point,
             adopted_start: None,
             boot: self.boot,
         };
-        match recovery.run(&mut Vec::new()) {
-            Ok((recovered, _)) => {
-                let core = self.core(tp.clone(), id, config, recovered)?;
-                *entry = Entry::Live(core.clone());
-                Ok(core)
-            }
-            Err(error @ Error::Corrupt { .. }) => {
-                *entry = Entry::Refused(error.clone());
-                Err(error)
-            }
-            Err(error) => Err(error),
-        }
+        recovery.run(&mut Vec::new()).map(|(recovered, _)| recovered)
     }
 
     /// Opens partitions that nobody has touched since the log was opened and that hold what retention or compaction

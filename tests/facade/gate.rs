@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Wake};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use girok::{
@@ -149,6 +150,25 @@ fn gated() -> (Girok, Arc<Gate>) {
     (girok, gate)
 }
 
+/// The disk hangs from now on, and one producer with it.
+fn hang<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    girok: &Girok,
+    gate: &Gate,
+) -> ScopedJoinHandle<'scope, girok::Result<()>> {
+    gate.set_closed(true);
+    let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
+    let thread = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
+    gate.wait_for_somebody();
+    thread
+}
+
+/// Fills the buffer before a disk that hangs.
+fn fill(girok: &Girok) {
+    let filler = girok.producer().linger(Duration::ZERO).max_block(Duration::ZERO).build().unwrap();
+    while filler.send(ProducerRecord::new("orders", &[b'x'; 200])).map(drop).is_ok() {}
+}
+
 /// The disk hangs: one producer hangs with it, the others fill the buffer that there is, and then a send waits for as long
 /// as `max_block` says and fails. What failed was not taken: when the disk goes on, everything that was taken is there,
 /// once, and nothing else.
@@ -156,11 +176,8 @@ fn gated() -> (Girok, Arc<Gate>) {
 fn a_disk_that_hangs_is_waited_for_so_long() {
     for linger in [Duration::ZERO, LONG] {
         let (girok, gate) = gated();
-        gate.set_closed(true);
         std::thread::scope(|scope| {
-            let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
-            let thread = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
-            gate.wait_for_somebody();
+            let thread = hang(scope, &girok, &gate);
 
             let wait = Duration::from_millis(50);
             let hasty = girok.producer().linger(linger).batch_size(500).max_block(wait).build().unwrap();
@@ -205,13 +222,9 @@ fn a_disk_that_hangs_is_waited_for_so_long() {
 #[test]
 fn an_awaited_delivery_outwaits_a_disk_that_hangs() {
     let (girok, gate) = gated();
-    gate.set_closed(true);
     std::thread::scope(|scope| {
-        let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
-        let thread = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
-        gate.wait_for_somebody();
-        let filler = girok.producer().linger(Duration::ZERO).max_block(Duration::ZERO).build().unwrap();
-        while filler.send(ProducerRecord::new("orders", &[b'x'; 200])).map(drop).is_ok() {}
+        let thread = hang(scope, &girok, &gate);
+        fill(&girok);
 
         // There is room in the open batch, and none for the batch.
         let producer = girok.producer().linger(LONG).build().unwrap();
@@ -236,13 +249,9 @@ fn a_waker_may_send() {
         }
     }
     let (girok, gate) = gated();
-    gate.set_closed(true);
     std::thread::scope(|scope| {
-        let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
-        let thread = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
-        gate.wait_for_somebody();
-        let filler = girok.producer().linger(Duration::ZERO).max_block(Duration::ZERO).build().unwrap();
-        while filler.send(ProducerRecord::new("orders", &[b'x'; 200])).map(drop).is_ok() {}
+        let thread = hang(scope, &girok, &gate);
+        fill(&girok);
 
         let producer = girok.producer().linger(LONG).build().unwrap();
         let mut delivery = producer.send(ProducerRecord::new("orders", "waited for")).unwrap();
@@ -269,11 +278,8 @@ fn a_close_that_waits_takes_nothing_more() {
     let (girok, gate) = gated();
     let log = girok.log().clone();
     let partition = log.partition(&TopicPartition::new("orders", 0)).unwrap();
-    gate.set_closed(true);
     std::thread::scope(|scope| {
-        let stuck = girok.producer().linger(Duration::ZERO).build().unwrap();
-        let sending = scope.spawn(move || stuck.send(ProducerRecord::new("orders", "stuck")).map(drop));
-        gate.wait_for_somebody();
+        let sending = hang(scope, &girok, &gate);
         let closing = scope.spawn(|| log.close());
         let mut builder = BatchBuilder::new(Codec::None);
         builder.append(Timestamp::from_millis(1), None, Some(b"late"), &[]).unwrap();
